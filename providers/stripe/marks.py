@@ -15,7 +15,8 @@ from core.ports.spec import LastKnown
 from providers.stripe.client import StripeClient, with_new_idempotency_key
 from providers.stripe.errors import RESOURCE_MISSING, STRIPE
 from providers.stripe.metadata import ORG_ID_KEY, only_ours, read_marks, to_metadata
-from providers.stripe.responses import StripeCustomer, StripeSubscriptionSummary
+from providers.stripe.plan_changes import parse_state
+from providers.stripe.responses import StripeCustomer, StripeSubscription
 from providers.transport.safe_ids import printable
 
 SCHEDULED_PLAN_NEEDS_MARKS: Final = "scheduled_plan_needs_marks"
@@ -46,9 +47,10 @@ class StripeMarks:
         if last_known.subscription_id is not None:
             subscription = self._read_subscription(last_known.subscription_id, attempt)
             if subscription is not None and not subscription.has_ended:
-                found = only_ours(subscription.metadata)
-                _refuse_scheduled_plan(subscription.id, found, org_id)
-                self._mark_subscription(subscription.id, _removal(found, org_id), attempt)
+                removal = _removal(only_ours(subscription.metadata), org_id)
+                if removal:
+                    _refuse_scheduled_plan(subscription, org_id)
+                self._mark_subscription(subscription.id, removal, attempt)
         if last_known.customer_id is not None:
             customer = self._read_customer(last_known.customer_id, attempt)
             if customer is not None and not customer.deleted:
@@ -77,7 +79,7 @@ class StripeMarks:
             lambda: self._client.v1.subscriptions.update(
                 subscription_id, {"metadata": metadata, "proration_behavior": "none"}, options
             ),
-            StripeSubscriptionSummary,
+            StripeSubscription,
         )
 
     def _read_customer(self, customer_id: str, attempt: AttemptContext) -> StripeCustomer | None:
@@ -95,14 +97,14 @@ class StripeMarks:
                 raise
             return None
 
-    def _read_subscription(self, subscription_id: str, attempt: AttemptContext) -> StripeSubscriptionSummary | None:
+    def _read_subscription(self, subscription_id: str, attempt: AttemptContext) -> StripeSubscription | None:
         try:
             return self._client.send(
                 attempt,
                 "GET /v1/subscriptions/{id}",
                 f"read subscription {subscription_id}",
                 lambda: self._client.v1.subscriptions.retrieve(subscription_id),
-                StripeSubscriptionSummary,
+                StripeSubscription,
             )
         except RejectedError as error:
             if error.code != RESOURCE_MISSING:
@@ -129,12 +131,15 @@ def _refuse_another_organization(object_id: str, found: Mapping[str, str], org_i
         raise RejectedError(STRIPE, message)
 
 
-def _refuse_scheduled_plan(subscription_id: str, found: Mapping[str, str], org_id: str) -> None:
-    marks = read_marks(found)
-    if marks.get("next_plan"):
+def _refuse_scheduled_plan(subscription: StripeSubscription, org_id: str) -> None:
+    """Also for a free plan that has taken effect as quantity 0 of the price before it."""
+    if not subscription.marks.get("next_plan"):
+        return
+    state = parse_state(subscription)
+    if state.scheduled_plan is not None and not (state.took_effect and state.item.quantity):
         message = (
-            f"subscription {subscription_id} goes on to {marks['next_plan']} at the end of its period, and only our "
-            f"metadata says that {marks.get('plan')} is paid until then: cancel that with `billing-sync set {org_id} "
-            f"--plan …` and its current plan; or wait until it has taken effect, then run `billing-sync retry {org_id}`"
+            f"subscription {subscription.id} goes on to {state.scheduled_plan} at the end of its period, and only our "
+            f"metadata says what is paid until then: cancel that with `billing-sync set {org_id} --plan …` and its "
+            f"current plan; or wait until it has taken effect, then run `billing-sync retry {org_id}`"
         )
         raise RejectedError(STRIPE, message, SCHEDULED_PLAN_NEEDS_MARKS)

@@ -67,6 +67,24 @@ def adopt_at_lago(world: SyncWorld, adopted: Adopted) -> str:
     return org_id
 
 
+def adopt_at_stripe(world: SyncWorld, adopted: Adopted, price_id: str, **fields: Any) -> str:  # noqa: ANN401 - of any type
+    """Stripe charges, by the catalog. ``fields``: of its subscription. In Lago there is nothing yet."""
+    org_id = _create(world, adopted)
+    subscription = world.sandbox.preload_stripe_subscription(PAYER, price_id, **fields)
+    stripe = {
+        "customer_id": PAYER,
+        "subscription_id": subscription["id"],
+        "marks": adopted.marks,
+        "sold_price_id": price_id,
+        **_on_plan(world.catalog.plan(adopted.plan).code("stripe")),
+    }
+    _link(world, org_id, stripe=stripe)
+    world.reconcile_until_idle(org_id)
+    world.wait(10)
+    world.sandbox.reset_calls()
+    return org_id
+
+
 def _create(world: SyncWorld, adopted: Adopted) -> str:
     world.sandbox.preload_stripe_customers([{"id": PAYER, "name": adopted.name, "email": adopted.email}])
     new = NewOrganization(name=adopted.name, plan_tier=adopted.plan, billing_email=adopted.email)
@@ -86,12 +104,13 @@ def _link(world: SyncWorld, org_id: str, **columns: dict[str, Any]) -> None:
             "stripe": session.get_one(BillingLink, (org_id, "stripe")),
             "lago": session.get_one(BillingLink, (org_id, "lago")),
         }
-        for provider, link in links.items():
+        adopted = {provider: link for provider, link in links.items() if provider in columns}
+        for provider, link in adopted.items():
             values = {"ownership": "adopted", "customer_state": "applied", "synced_at": world.now}
             for name, value in (values | columns[provider]).items():
                 setattr(link, name, value)
             link.applied_version = link.desired_version
-        for provider, link in links.items():
+        for provider, link in adopted.items():
             desired = desired_state(provider, organization, links, world.catalog, world.policy)
             link.customer_fingerprint = customer_fingerprint(desired.customer)
     world.advance_time(days=31)
