@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from core.adoption.row import AdoptionRow
+from core.adoption.row import AdoptionAction, AdoptionRow
 from core.adoption.table_csv import read_csv, write_csv
 from core.adoption.table_errors import AdoptionTableError
 from core.adoption.table_json import read_json, write_json
@@ -20,7 +20,7 @@ from core.organizations.validation import ORGANIZATION_ID_PATTERN
 from core.ports.spec import PROVIDER_NAMES, Provider
 
 TABLE_ENDINGS: Final = (".csv", ".json")
-APPLIED_ACTIONS: Final = frozenset({"adopt", "adopt-keep-price", "change-to-catalog"})
+APPLIED_ACTIONS: Final[frozenset[AdoptionAction]] = frozenset({"adopt", "adopt-keep-price", "change-to-catalog"})
 
 
 def refuse_unwritable(path: Path) -> None:

@@ -259,6 +259,12 @@ adopt_commands = _group(
 )
 _add(
     adopt_commands,
+    "discover",
+    ("adopt_discover", "discover"),
+    "Find who is who at Stripe and Lago, and write a table of what is proposed. Writes nothing to them.",
+)
+_add(
+    adopt_commands,
     "release",
     ("adopt_organization", "release"),
     "Give an adopted organization back: our metadata in Stripe is removed, and nothing else is written to it.",

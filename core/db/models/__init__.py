@@ -10,6 +10,7 @@ from core.db.models.access import (
     ServiceAccount,
     User,
 )
+from core.db.models.adoption import DiscoveryListing, DiscoveryProposal, DiscoveryRecord
 from core.db.models.billing_links import BillingLink
 from core.db.models.drift import DriftFinding, DriftListing, DriftReportRecord
 from core.db.models.email import Email
@@ -27,6 +28,9 @@ __all__ = [
     "ApiKey",
     "Base",
     "BillingLink",
+    "DiscoveryListing",
+    "DiscoveryProposal",
+    "DiscoveryRecord",
     "DriftFinding",
     "DriftListing",
     "DriftReportRecord",

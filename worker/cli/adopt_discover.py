@@ -1,0 +1,155 @@
+"""The command that finds what is at the providers, and writes the table of what is proposed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.padding import Padding
+from rich.text import Text
+from sqlalchemy import func, select
+
+from core.adoption import table
+from core.adoption.discovery import DISCOVERY_PURPOSE, Discovery
+from core.adoption.discovery_store import DiscoveryStage, DiscoveryTakenOverError
+from core.adoption.proposal import ProposalRules
+from core.adoption.row import ADOPTION_ACTIONS, AdoptionAction, AdoptionRow
+from core.adoption.table_errors import AdoptionTableError
+from core.db.database import Database
+from core.db.models.organizations import Organization
+from core.ports.spec import PROVIDER_NAMES
+from core.reconcile.account_guard import WrongAccountError
+from core.reconcile.low_priority_reader import LowPriorityReader
+from tasks.base import Runtime
+from worker.cli import descriptions, output
+from worker.cli.exit_codes import CommandFailedError
+from worker.cli.output import Column
+from worker.cli.progress import OnProgress, progress_bar
+from worker.cli.worker_runtime import open_worker_runtime
+
+CONFLICTS_SHOWN: Final = 5
+
+_DISCOVERY_STAGE_LABELS: Final[dict[DiscoveryStage, str]] = {
+    "organizations": "organizations",
+    "stripe_customers": "customers at Stripe",
+    "stripe_subscriptions": "subscriptions at Stripe",
+    "lago_customers": "customers at Lago",
+    "lago_subscriptions": "subscriptions at Lago",
+    "lago_discounts": "coupons at Lago",
+    "matching": "customers matched",
+    "missing": "organizations without a customer",
+}
+_ACTION_MEANINGS: Final[dict[AdoptionAction, str]] = {
+    "adopt": "at the catalog's price; nothing changes",
+    "adopt-keep-price": "at another price, which it keeps",
+    "change-to-catalog": "gets the catalog's price",
+    "skip": "stays outside of billing-sync",
+    "conflict": "cannot be adopted as it is; the reason says what to do",
+}
+
+
+def discover(
+    *,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FILE", help="Where the table is written: a .csv or .json file.")
+    ],
+    as_json: output.JsonOption = False,
+) -> None:
+    """Find who is who at Stripe and Lago, and write a table of what is proposed. Writes nothing to them.
+
+    A run that was interrupted goes on where it was. The table is for its owner only, and never replaces a file.
+
+    JSON: {"file", "rows", "actions": {action: count}, "managed"}. "managed": organizations that have nothing left to
+    adopt.
+    """
+    with _failures_as_messages_of(out), open_worker_runtime() as runtime:
+        discovery = _discovery(runtime)
+        with progress_bar() as on_progress:
+            run = discovery.run(_on_stage(runtime.database, on_progress))
+        conflicts: list[AdoptionRow] = []
+        count = table.write_table(out, _noting_conflicts(discovery.rows(run), conflicts))
+        actions = discovery.counts(run)
+        discovery.end(run)
+    if as_json:
+        output.show_json({"file": str(out), "rows": count, "actions": actions, "managed": run.managed})
+        return
+    _show_summary(out, count, actions, run.managed)
+    _show_conflicts(conflicts, actions["conflict"])
+    if any(actions[action] for action in table.APPLIED_ACTIONS):
+        output.show("", f"Read the table, correct what is not right, and then: `adopt apply {out} --dry-run`")
+
+
+def _discovery(runtime: Runtime) -> Discovery:
+    reconciler = runtime.reconciler
+    return Discovery(
+        database=runtime.database,
+        reader=LowPriorityReader(
+            readers=runtime.inventories, purpose=DISCOVERY_PURPOSE, gates=reconciler.request_gates
+        ),
+        account_guard=reconciler.account_guard,
+        rules=ProposalRules(catalog=runtime.catalog, sends_payer_to_lago=reconciler.policy.sends_payer_to_lago),
+        clock=runtime.clock,
+    )
+
+
+@contextmanager
+def _failures_as_messages_of(out: Path) -> Iterator[None]:
+    try:
+        table.refuse_unwritable(out)
+        yield
+    except (AdoptionTableError, DiscoveryTakenOverError, WrongAccountError) as error:
+        raise CommandFailedError(str(error)) from error
+
+
+def _on_stage(database: Database, on_progress: OnProgress) -> Callable[[DiscoveryStage, int], None]:
+    with database.read() as session:
+        organizations = session.scalar(select(func.count(Organization.id))) or 0
+
+    def on_step(stage: DiscoveryStage, done: int) -> None:
+        total = max(organizations, done) if stage == "organizations" else None
+        on_progress(_DISCOVERY_STAGE_LABELS[stage], done, total)
+
+    return on_step
+
+
+def _noting_conflicts(rows: Iterable[AdoptionRow], conflicts: list[AdoptionRow]) -> Iterator[AdoptionRow]:
+    """The same rows; the first conflicts are added to the list."""
+    for row in rows:
+        if row.action == "conflict" and len(conflicts) < CONFLICTS_SHOWN:
+            conflicts.append(row)
+        yield row
+
+
+def _show_summary(out: Path, count: int, actions: dict[AdoptionAction, int], managed: int) -> None:
+    if managed:
+        have = "has" if managed == 1 else "have"
+        output.show(f"{descriptions.plural(managed, 'organization')} {have} nothing left to adopt.")
+    output.show(f"{out} has {descriptions.plural(count, 'row')}; only you can read it.")
+    shown = [action for action in ADOPTION_ACTIONS if actions[action]]
+    if shown:
+        columns: list[Column[AdoptionAction]] = [
+            Column("action", lambda action: action),
+            Column("rows", lambda action: str(actions[action]), justify="right"),
+            Column("meaning", lambda action: _ACTION_MEANINGS[action], kind="fold"),
+        ]
+        output.show("", output.table(shown, columns))
+
+
+def _show_conflicts(conflicts: list[AdoptionRow], total: int) -> None:
+    if not conflicts:
+        return
+    output.show("", "The first conflicts:" if total > len(conflicts) else "The conflicts:")
+    for row in conflicts:
+        ids = [
+            f"{side.external_customer_id or side.customer_id} at {PROVIDER_NAMES[provider]}"
+            for provider, side in row.sides.items()
+        ]
+        output.show(
+            Padding(Text(" and ".join(ids), style="bold"), (0, 0, 0, 2), expand=False),
+            Padding(Text(row.reason), (0, 0, 0, 4), expand=False),
+        )
+    if total > len(conflicts):
+        output.show(f"and {total - len(conflicts)} more; the table has each reason")
