@@ -126,7 +126,9 @@ def _new_organization(
 ) -> Organization:
     name = _value("name", row.name_source, row.our_name, objects)
     if name is None:
-        message = "it has no name at Stripe or Lago: write one into our_name, and `ours` into name_source"
+        message = (
+            "it has no name at Stripe or Lago, and an organization needs one: give it a name there, then discover again"
+        )
         raise NotAdoptedError(message)
     email = _value("email", row.email_source, row.our_email, objects)
     new = NewOrganization(name=name, plan_tier=plan.tier, billing_email=email)

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from sqlalchemy import or_, select
+from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from core.adoption.prices import catalog_text, interval_name, interval_text
 from core.adoption.provider_objects import ProviderObjects
 from core.adoption.row import AdoptionRow
-from core.catalog.plans import BillingInterval, Catalog, CatalogPlan
+from core.catalog.plans import Catalog, CatalogPlan
 from core.compare.desired_state import PayerPolicy
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
@@ -25,14 +26,7 @@ from core.ports.spec import PROVIDER_NAMES, Provider
 Objects = Mapping[Provider, ProviderObjects]
 
 _ADOPTABLE_STATUSES: Final = frozenset({"active", "trialing", "past_due"})
-_CATALOG_PERIODS: Final[Mapping[BillingInterval, tuple[str, int]]] = {
-    "weekly": ("week", 1),
-    "monthly": ("month", 1),
-    "quarterly": ("month", 3),
-    "semiannual": ("month", 6),
-    "yearly": ("year", 1),
-}
-DISCOVER_AGAIN: Final = "discover again"
+DISCOVER_AGAIN: Final = "run `billing-sync adopt discover` again"
 
 
 class NotAdoptedError(Exception):
@@ -83,6 +77,12 @@ def _refuse_customer(provider: Provider, found: ProviderObjects, plan: CatalogPl
     if customer.deleted:
         message = f"customer {customer.id} is deleted at {name}: write `skip` into the row"
         raise NotAdoptedError(message)
+    if customer.other_payer is not None:
+        message = (
+            f"Lago charges customer {customer.external_id} by {customer.other_payer}, and billing-sync knows only "
+            "Stripe as the payer: write `skip` into the row"
+        )
+        raise NotAdoptedError(message)
     external_ids = [customer.external_id, found.subscription.external_id if found.subscription else None]
     if provider == "lago" and (not customer.is_addressable or any("." in each for each in external_ids if each)):
         message = (
@@ -102,10 +102,10 @@ def _refuse_subscription(
     provider: Provider, subscription: InventorySubscription, plan: CatalogPlan, catalog: Catalog
 ) -> None:
     name = PROVIDER_NAMES[provider]
-    if subscription.status not in _ADOPTABLE_STATUSES:
-        message = (
-            f"subscription {subscription.id} at {name} is {subscription.status}: adopt it when it is active, or end it"
-        )
+    waits_for_payment = subscription.arrangement is not None and subscription.arrangement.waits_for_payment
+    if subscription.status not in _ADOPTABLE_STATUSES or waits_for_payment:
+        state = "waits for a payment" if waits_for_payment else f"is {subscription.status}"
+        message = f"subscription {subscription.id} at {name} {state}: adopt it when it is active, or end it"
         raise NotAdoptedError(message, is_left=True)
     if len(subscription.items) != 1:
         message = (
@@ -121,6 +121,12 @@ def _refuse_subscription(
         message = (
             f"subscription {subscription.id} is paid in {item.currency} at {name}, and plan {plan.tier} costs "
             f"{plan.currency}: write a plan_tier in {item.currency} into the row, or add one to plans.toml"
+        )
+        raise NotAdoptedError(message)
+    if interval_name(item) != plan.interval:
+        message = (
+            f"subscription {subscription.id} at {name} is paid every {interval_text(item)}, and plan {plan.tier} "
+            f"{plan.interval}: write a plan_tier of that interval into the row, or add one to plans.toml"
         )
         raise NotAdoptedError(message)
     _refuse_code(provider, item, plan, catalog)
@@ -178,25 +184,30 @@ def _refuse_other_price(paid: ProviderObjects, plan: CatalogPlan) -> None:
     item = paid.item
     if item is None:
         return
-    catalog_price = (plan.amount, 1, _CATALOG_PERIODS[plan.interval])
-    if (item.amount, item.quantity, (item.interval, item.interval_count)) == catalog_price:
+    if (item.amount, item.quantity) == (plan.amount, 1):
         return
     message = (
-        f"it pays {price_text(item)}, and plan {plan.tier} costs {amount_text(plan.amount, plan.currency)} "
-        f"{plan.interval}: write `adopt-keep-price` or `change-to-catalog` into the row"
+        f"it pays {price_text(item)}, and plan {plan.tier} costs {catalog_text(plan)}: write `adopt-keep-price` or "
+        "`change-to-catalog` into the row"
     )
     raise NotAdoptedError(message)
 
 
 def _refuse_unchangeable(objects: Objects, plan: CatalogPlan) -> None:
-    """A price of its own has the code of its plan in Lago, and Lago changes nothing without another code (B12)."""
+    """A price of its own has the code of its plan in Lago, and Lago changes nothing without another code (B12).
+
+    What costs less per year begins at the end of the period there (lago.md 5.1).
+    """
     lago = objects.get("lago")
     item = lago.item if lago is not None else None
-    if plan.charged_by == "lago" and item is not None and item.code == plan.lago_plan_code:
-        message = (
-            f"Lago cannot change a price of its own to the price of the same plan ({item.code}): change it in Lago, "
-            "and then adopt it, or write `adopt-keep-price` into the row"
-        )
+    if plan.charged_by != "lago" or item is None:
+        return
+    way_out = "change it in Lago, and then adopt it, or write `adopt-keep-price` into the row"
+    if item.code == plan.lago_plan_code:
+        message = f"Lago cannot change a price of its own to the price of the same plan ({item.code}): {way_out}"
+        raise NotAdoptedError(message)
+    if item.amount is None or item.amount > plan.amount:
+        message = f"Lago lowers a price only at the end of a period, and it pays {price_text(item)} now: {way_out}"
         raise NotAdoptedError(message)
 
 
@@ -204,8 +215,7 @@ def price_text(item: InventoryItem) -> str:
     """``3 x 19.00 USD a month``."""
     times = "" if item.quantity == 1 else f"{item.quantity} x "
     amount = "an unknown amount" if item.amount is None else amount_text(item.amount, item.currency)
-    period = f"a {item.interval}" if item.interval_count == 1 else f"for {item.interval_count} {item.interval}s"
-    return f"{times}{amount} {period}"
+    return f"{times}{amount} a {interval_text(item) or 'period'}"
 
 
 def refuse_organization(organization: Organization, plan: CatalogPlan) -> None:
@@ -247,7 +257,8 @@ def refuse_link(link: BillingLink, found: ProviderObjects | None) -> None:
             )
             raise NotAdoptedError(message)
         return
-    if link.customer_id not in {None, found.customer.id}:
+    # An import may have brought Lago's external id.
+    if link.customer_id not in {None, found.customer.id, found.customer.external_id}:
         message = (
             f"{link.org_id} has customer {link.customer_id} at {name}, not {found.customer.id}: correct the row, or "
             f"run `billing-sync set-customer-id {link.org_id} --{link.provider} {found.customer.id}`"
@@ -278,7 +289,8 @@ def owners(session: Session, objects: Objects) -> dict[str, str]:
     found: dict[str, str] = {}
     for provider, each in objects.items():
         named = f"{PROVIDER_NAMES[provider]} customer {each.customer.id}"
-        conditions = [BillingLink.customer_id == each.customer.id]
+        ids = [each.customer.id, *filter(None, [each.customer.external_id])]
+        conditions: list[ColumnElement[bool]] = [BillingLink.customer_id.in_(ids)]
         for column, external_id in _external_ids(each):
             conditions.append(column == external_id)
             if (owner := session.get(Organization, external_id)) is not None:

@@ -79,7 +79,9 @@ def discover(
     _show_summary(out, count, actions, run.managed)
     _show_conflicts(conflicts, actions["conflict"])
     if any(actions[action] for action in table.APPLIED_ACTIONS):
-        output.show("", f"Read the table, correct what is not right, and then: `adopt apply {out} --dry-run`")
+        output.show(
+            "", f"Read the table, correct what is not right, and then: `billing-sync adopt apply {out} --dry-run`"
+        )
 
 
 def _discovery(runtime: Runtime) -> Discovery:

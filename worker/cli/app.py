@@ -265,6 +265,12 @@ _add(
 )
 _add(
     adopt_commands,
+    "apply",
+    ("adopt_table", "apply"),
+    "Adopt what a table says: the links get the identities that are there, and nothing is written at a provider.",
+)
+_add(
+    adopt_commands,
     "release",
     ("adopt_organization", "release"),
     "Give an adopted organization back: our metadata in Stripe is removed, and nothing else is written to it.",

@@ -134,6 +134,7 @@ _DESCRIPTIONS: Final[dict[str, Callable[[str, Mapping[str, Json]], str]]] = {
     "organization.adopted": lambda _, details: f"adopted: {details['action']}",
     "organization.released": lambda _, __: "given back: nothing is written to it any more",
     "adopted": lambda kind, details: f"{kind}: customer {details['customer_id']}",
+    "payer_given": lambda _, __: "Lago gets a payer from now on",
     "released": lambda _, details: f"given back: customer {details['customer_id']}",
     "customer_id_set": lambda _, details: f"customer id set: {details['customer_id']}",
     "sync": _sync,

@@ -10,7 +10,9 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from core.db.base import Base, Counter
 
-HistoryKind = Literal["attempt", "retried", "resolved", "customer_id_set", "drift_repaired", "adopted", "released"]
+HistoryKind = Literal[
+    "attempt", "retried", "resolved", "customer_id_set", "drift_repaired", "adopted", "payer_given", "released"
+]
 AttemptOutcome = Literal["synced", "waiting", "retry", "parked", "on_hold", "lease_lost"]
 
 

@@ -129,7 +129,10 @@ def end_subscription(theirs: AdoptionHarness) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (change_name, "it changed: name at Stripe was Acme at Stripe and is Acme GmbH: discover again"),
+        (
+            change_name,
+            "it changed: name at Stripe was Acme at Stripe and is Acme GmbH: run `billing-sync adopt discover` again",
+        ),
         (change_price, "amount at Lago was 49.00 USD and is 40.00 USD"),
         (
             change_plan,
@@ -203,7 +206,7 @@ def test_an_id_of_its_own_that_lago_cannot_address_is_refused(theirs: AdoptionHa
         (
             {"price": 4000},
             {},
-            "it pays 40.00 USD a month, and plan professional costs 49.00 USD monthly: write `adopt-keep",
+            "it pays 40.00 USD a month, and plan professional costs 49.00 USD a month: write `adopt-keep",
         ),
         (
             {"price": 4000},
@@ -218,8 +221,9 @@ def test_what_cannot_be_adopted_is_refused_with_the_way_out(
 ) -> None:
     theirs.stripe_customer("cus_other", name="Other")
     stripe = theirs.stripe_customer()
-    price = given.pop("price", None)
-    lago = theirs.lago_customer(**{"plan": "professional", **given})
+    fields_at_lago = {"plan": "professional", **given}
+    price = fields_at_lago.pop("price", None)
+    lago = theirs.lago_customer(**fields_at_lago)
     if price is not None:
         theirs.world.sandbox.patch("lago", "subscriptions", "contract", plan_overrides={"amount_cents": price})
     result = theirs.adopt(theirs.row(stripe=stripe, lago=lago, **fields))

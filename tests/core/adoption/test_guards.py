@@ -127,7 +127,7 @@ def test_an_identity_belongs_to_one_organization(theirs: AdoptionHarness, row: A
         case _:
             theirs.lago_customer("acme-2", plan="professional", subscription=other, payer=None)
             row = replace(theirs.row(lago="acme-2"), org_id=row.org_id)
-    assert_refused(theirs, row, "rejected", f"belongs to organization {other}: discover again")
+    assert_refused(theirs, row, "rejected", f"belongs to organization {other}: run `billing-sync adopt discover` again")
     assert_new_is_refused(theirs, row, other)
 
 

@@ -1,0 +1,179 @@
+"""``adopt apply`` and ``adopt release`` as an operator types them, against the sandbox."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+from typer.testing import CliRunner, Result
+
+from core.adoption.price_change import price_change, totals
+from core.adoption.row import AdoptionRow
+from core.adoption.table import write_table
+from core.catalog.plans import DEFAULT_PLANS_FILE
+from core.db.models.billing_links import BillingLink
+from sandbox.server import Sandbox
+from tests.support.adoption_harness import AdoptionHarness
+from tests.support.sync_world import SyncWorld
+from worker.cli.app import app as commands
+from worker.cli.exit_codes import UsageError
+
+Type = Callable[..., Result]
+
+
+@pytest.fixture
+def theirs(world: SyncWorld, sandbox_server: Sandbox) -> Iterator[AdoptionHarness]:
+    harness = AdoptionHarness(world=world, url=sandbox_server.url)
+    yield harness
+    harness.close()
+
+
+@pytest.fixture
+def types(theirs: AdoptionHarness, tmp_path: Path) -> Type:
+    environment = {
+        "DATABASE_URL": theirs.world.database.url.render_as_string(hide_password=False),
+        "DATA_DIR": str(tmp_path),
+        "PLANS_FILE": str(DEFAULT_PLANS_FILE),
+        "STRIPE_SECRET_KEY": "sk_test_sandbox",
+        "STRIPE_API_BASE": theirs.url,
+        "LAGO_API_KEY": "lago-key",
+        "LAGO_API_URL": theirs.url,
+        "LAGO_STRIPE_PROVIDER_CODE": "stripe_main",
+        "COLUMNS": "80",
+    }
+    without = dict.fromkeys(("REDIS_URL", "CELERY_BROKER_URL"))
+    return lambda *words: CliRunner().invoke(commands, list(words), env={**without, **environment})
+
+
+@pytest.fixture
+def table(theirs: AdoptionHarness, tmp_path: Path) -> Path:
+    """Three rows: one to adopt, one that changed since, one without a payer."""
+    rows = [customer(theirs, "first"), customer(theirs, "second"), customer(theirs, "third", payer=None)]
+    theirs.world.sandbox.patch("lago", "customers", "second", name="Renamed")
+    return written(tmp_path, rows)
+
+
+def customer(theirs: AdoptionHarness, name: str, **fields: Any) -> AdoptionRow:  # noqa: ANN401 - JSON
+    stripe = theirs.stripe_customer(f"cus_{name}", name=f"The {name}")
+    lago = theirs.lago_customer(
+        name, **{"payer": stripe, "plan": "professional", "subscription": f"{name}-contract", "name": name, **fields}
+    )
+    return theirs.row(stripe=stripe, lago=lago)
+
+
+def written(folder: Path, rows: list[AdoptionRow], name: str = "table.csv") -> Path:
+    write_table(folder / name, rows)
+    return folder / name
+
+
+def results_of(result: Result) -> list[tuple[str, str]]:
+    document: dict[str, Any] = json.loads(result.stdout)
+    return [(each["name"], each["result"]) for each in document["results"]]
+
+
+def test_each_row_has_a_result_and_nothing_is_written_at_a_provider(
+    theirs: AdoptionHarness, types: Type, table: Path
+) -> None:
+    shown = types("adopt", "apply", str(table))
+    assert shown.exit_code == 1, shown.output
+    text = " ".join(shown.stdout.split())
+    assert "left it changed: name at Stripe was The second and is Renamed; email at Stripe was" in text
+    assert "2 adopted, 1 left; 2 organizations of them new." in text
+    assert max(len(line) for line in shown.stdout.splitlines()) <= 80
+    again = types("adopt", "apply", str(table), "--json")
+    assert results_of(again) == [
+        ("The first", "already_adopted"),
+        ("The second", "left"),
+        ("The third", "already_adopted"),
+    ]
+    assert theirs.writes() == []
+
+
+def test_a_dry_run_stores_nothing_and_a_limit_goes_on_where_the_last_one_ended(types: Type, table: Path) -> None:
+    dry = types("adopt", "apply", str(table), "--dry-run")
+    assert "Nothing was stored. It would be: 2 adopted, 1 left" in " ".join(dry.stdout.split())
+    first = types("adopt", "apply", str(table), "--limit", "1", "--json")
+    assert [kind for _, kind in results_of(first)] == ["adopted", "not_tried", "not_tried"]
+    second = types("adopt", "apply", str(table), "--limit", "1", "--json")
+    assert [kind for _, kind in results_of(second)] == ["already_adopted", "left", "adopted"]
+
+
+def test_what_changes_a_price_says_its_amount_and_is_confirmed(
+    theirs: AdoptionHarness, types: Type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHARGED_BY", "stripe")
+    theirs.world.set_charging_provider("stripe")
+    file = written(tmp_path, [replace(at_price(theirs, "cus_first", 4000, 1), action="change-to-catalog")])
+    refused = types("adopt", "apply", str(file))
+    assert isinstance(refused.exception, UsageError)
+    assert "add --yes" in str(refused.exception)
+    assert "1 price will change to the catalog's, before discounts:" in refused.stdout
+    assert "cus_first: 40.00 USD → 49.00 USD monthly\nIn all +9.00 USD monthly" in refused.stdout
+    stored = types("adopt", "apply", str(file), "--yes")
+    assert stored.exit_code == 0, stored.output
+    assert "the price changes to the catalog's once the organization is managed" in " ".join(stored.stdout.split())
+    # What is adopted already is not confirmed again.
+    assert "will change" not in types("adopt", "apply", str(file)).stdout
+    assert theirs.writes() == []
+
+
+def at_price(theirs: AdoptionHarness, customer_id: str, amount: int, quantity: int) -> AdoptionRow:
+    """A Stripe customer at a price of its own."""
+    sandbox = theirs.world.sandbox
+    product = sandbox.create("stripe", "products", name="Old")
+    price = {"product": product["id"], "unit_amount": amount, "currency": "usd", "recurring": {"interval": "month"}}
+    price_id = str(sandbox.preload_stripe_prices([price])[0]["id"])
+    stripe = theirs.stripe_customer(customer_id, name=customer_id)
+    sandbox.preload_stripe_subscription(stripe, price_id, quantity=quantity)
+    return theirs.row(stripe=stripe)
+
+
+def test_the_total_of_all_changes_counts_quantities_and_says_what_it_leaves_out(
+    theirs: AdoptionHarness,
+) -> None:
+    theirs.world.set_charging_provider("stripe")
+    rows = [at_price(theirs, f"cus_{quantity}", 4000, quantity) for quantity in (1, 3)]
+    rows.append(replace(rows[0], sides={}))
+    changes = [
+        change
+        for row in rows
+        if (change := price_change(replace(row, action="change-to-catalog"), theirs.world.catalog)) is not None
+    ]
+    assert [each.difference for each in changes] == [900, 2700, None]
+    assert totals(changes) == {("USD", "monthly"): 3600}
+    assert price_change(rows[0], theirs.world.catalog) is None
+
+
+def test_a_file_that_cannot_be_read_is_one_sentence(types: Type, tmp_path: Path) -> None:
+    (tmp_path / "cut.csv").write_text("action,org_id\nadopt")
+    refused = types("adopt", "apply", str(tmp_path / "cut.csv"))
+    assert isinstance(refused.exception, UsageError)
+    assert "cut.csv line 1: the column plan_tier is missing" in str(refused.exception)
+
+
+def test_a_release_gives_it_back_and_it_can_be_adopted_again(theirs: AdoptionHarness, types: Type, table: Path) -> None:
+    types("adopt", "apply", str(table), "--limit", "1")
+    released = types("adopt", "release", "first", "--yes")
+    assert released.exit_code == 0, released.output
+    assert "Given back: it is observed, and nothing is written to it." in released.stdout
+    assert ownerships(theirs) == ["theirs", "theirs"]
+    assert "It was given back before" in types("adopt", "release", "first", "--yes").stdout
+    again = types("adopt", "apply", str(table), "--limit", "1", "--json")
+    assert [kind for _, kind in results_of(again)] == ["rejected", "left", "adopted"]
+
+
+def ownerships(theirs: AdoptionHarness) -> list[str]:
+    with theirs.world.database.read() as session:
+        return list(session.scalars(select(BillingLink.ownership)))
+
+
+def test_what_we_made_cannot_be_given_back(theirs: AdoptionHarness, types: Type) -> None:
+    theirs.world.create("Ours")
+    refused = types("adopt", "release", "Ours", "--yes")
+    assert isinstance(refused.exception, UsageError)
+    assert "was not adopted: billing-sync made its customers" in str(refused.exception)

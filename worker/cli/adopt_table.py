@@ -1,0 +1,204 @@
+"""The command that applies an adoption table: row by row, what did not change meanwhile is adopted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.console import RenderableType
+from rich.padding import Padding
+from rich.text import Text
+
+from core.adoption import adoption, price_change
+from core.adoption.adopter import Adopter, AdoptionResult, AdoptionResultKind
+from core.adoption.adoption import AdoptionRules
+from core.adoption.price_change import PriceChange
+from core.adoption.row import AdoptionRow
+from core.adoption.table import read_table
+from core.adoption.table_errors import AdoptionTableError
+from core.common.clock import utc_now
+from core.db.database import Database
+from core.ports.errors import ProviderError
+from core.ports.inventory import Inventory
+from core.ports.minor_units import amount_text
+from core.ports.spec import PROVIDER_NAMES
+from core.reconcile.low_priority_reader import LowPriorityReader
+from tasks.base import Runtime
+from worker.cli import cause, confirmation, descriptions, exit_codes, output
+from worker.cli.exit_codes import CommandFailedError, UsageError
+from worker.cli.progress import progress_bar
+from worker.cli.worker_runtime import open_worker_runtime
+
+PRICE_CHANGES_SHOWN: Final = 20
+READER_PURPOSE: Final = "adoption"
+_NOT_ADOPTED: Final[frozenset[AdoptionResultKind]] = frozenset({"left", "rejected"})
+_KIND_TEXTS: Final[dict[AdoptionResultKind, str]] = {
+    "adopted": "adopted",
+    "already_adopted": "was adopted already",
+    "left": "left",
+    "rejected": "refused",
+    "skipped": "skipped",
+    "not_tried": "not tried",
+}
+
+
+def apply(  # noqa: PLR0913 - its options
+    *,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A table that `adopt discover` wrote.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Read and check everything, and store nothing.")] = False,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Adopt the next N that are not adopted yet.")
+    ] = None,
+    without_marks: Annotated[
+        bool, typer.Option("--without-marks", help="Leave the metadata in Stripe as it is, also later.")
+    ] = False,
+    yes: confirmation.YesOption = False,
+    as_json: output.JsonOption = False,
+) -> None:
+    """Adopt what a table says: the links get the identities that are there, and nothing is written at a provider.
+
+    Each row is read again just before. One that changed meanwhile is left, with what it was and what it is. What
+    `change-to-catalog` changes in a price is shown first; it changes once the organization is managed. Safe to repeat:
+    what is adopted already stays as it is.
+
+    Exit code 0: each row that is to be adopted is; 1: a row was left or refused, see the output.
+
+    JSON: {"results": [{"org_id", "name", "customers": {provider: id}, "action", "result", "reason", "remarks"}]}
+    """
+    rows = _read(file)
+    with open_worker_runtime() as runtime:
+        _confirm_accounts(runtime)
+        adopter = adopter_of(runtime, "adopt apply", with_marks=not without_marks, is_dry_run=dry_run)
+        _confirm_price_changes(runtime, rows, yes=yes or dry_run)
+        results, failure = _apply(adopter, rows, limit)
+    if as_json:
+        output.show_json({"results": [result_json(each) for each in results]})
+    else:
+        output.show(*_result_lines(results, is_dry_run=dry_run))
+    if failure is not None:
+        message = f"{failure}; the rows before it are adopted: run the command again to go on"
+        raise CommandFailedError(message) from failure
+    raise typer.Exit(exit_codes.EXIT_FAILED if any(each.kind in _NOT_ADOPTED for each in results) else 0)
+
+
+def adopter_of(runtime: Runtime, command: str, *, with_marks: bool, is_dry_run: bool = False) -> Adopter:
+    reader: LowPriorityReader[Inventory] = LowPriorityReader(
+        readers=runtime.inventories, purpose=READER_PURPOSE, gates=runtime.reconciler.request_gates
+    )
+    return Adopter(
+        database=runtime.database,
+        read=reader,
+        rules=AdoptionRules(catalog=runtime.catalog, policy=runtime.reconciler.policy, with_marks=with_marks),
+        clock=utc_now,
+        cause=cause.of_command(command),
+        is_dry_run=is_dry_run,
+    )
+
+
+def _read(file: Path) -> list[AdoptionRow]:
+    try:
+        return read_table(file)
+    except AdoptionTableError as error:
+        raise UsageError(str(error)) from None
+
+
+def _confirm_accounts(runtime: Runtime) -> None:
+    """With another account's key, no id in the table means what it says. Raises the provider's error."""
+    for error in runtime.reconciler.account_guard.confirm():
+        raise error
+
+
+def _confirm_price_changes(runtime: Runtime, rows: Sequence[AdoptionRow], *, yes: bool) -> None:
+    changes = [
+        change
+        for row in rows
+        if (change := price_change.price_change(row, runtime.catalog)) is not None
+        and not _is_adopted(runtime.database, row)
+    ]
+    if changes:
+        confirmation.confirm([*price_change_lines(changes), "Nothing else in the table changes a price."], yes=yes)
+
+
+def _is_adopted(database: Database, row: AdoptionRow) -> bool:
+    with database.read() as session:
+        return adoption.adopted_before(session, row) is not None
+
+
+def price_change_lines(changes: Sequence[PriceChange]) -> Iterator[str]:
+    """What each pays, and will pay once it is managed, and the total."""
+    yield f"{descriptions.plural(len(changes), 'price')} will change to the catalog's, before discounts:"
+    for each in changes[:PRICE_CHANGES_SHOWN]:
+        before = "an unknown amount" if each.before is None else amount_text(each.before, each.currency)
+        yield f"  {row_name(each.row)}: {before} → {amount_text(each.after, each.currency)} {each.interval}"
+    if len(changes) > PRICE_CHANGES_SHOWN:
+        yield f"  and {len(changes) - PRICE_CHANGES_SHOWN} more"
+    for (currency, interval), difference in price_change.totals(changes).items():
+        sign = "-" if difference < 0 else "+"
+        yield f"In all {sign}{amount_text(abs(difference), currency)} {interval}"
+    if unknown := sum(each.difference is None for each in changes):
+        yield f"and {unknown} of them by an amount that is not known"
+
+
+def _apply(
+    adopter: Adopter, rows: Sequence[AdoptionRow], limit: int | None
+) -> tuple[list[AdoptionResult], ProviderError | None]:
+    """The results, and why there are no more of them."""
+    results: list[AdoptionResult] = []
+    with progress_bar() as on_progress:
+        on_progress("adopting", 0, len(rows))
+        try:
+            for result in adopter.apply(rows, limit):
+                results.append(result)
+                on_progress("adopting", len(results), len(rows))
+        except ProviderError as error:
+            return results, error
+    return results, None
+
+
+def row_name(row: AdoptionRow) -> str:
+    """What an operator knows it by."""
+    theirs = (side.name for side in row.sides.values() if side.name)
+    return row.our_name or next(theirs, None) or row.org_id or next(iter(row.sides.values())).customer_id
+
+
+def result_json(result: AdoptionResult) -> dict[str, object]:
+    return {
+        "org_id": result.org_id,
+        "name": row_name(result.row),
+        "customers": {provider: side.customer_id for provider, side in result.row.sides.items()},
+        "action": result.row.action,
+        "result": result.kind,
+        "reason": result.reason,
+        "remarks": list(result.remarks),
+    }
+
+
+def _result_lines(results: Sequence[AdoptionResult], *, is_dry_run: bool) -> Iterator[RenderableType]:
+    for each in results:
+        if each.kind in _NOT_ADOPTED or each.remarks:
+            yield from result_lines(each)
+            yield ""
+    yield _summary(results, is_dry_run=is_dry_run)
+
+
+def result_lines(result: AdoptionResult) -> Iterator[RenderableType]:
+    """Who it is and what became of it, and why and what follows below."""
+    ids = ", ".join(
+        f"{PROVIDER_NAMES[provider]} {side.external_customer_id or side.customer_id}"
+        for provider, side in result.row.sides.items()
+    )
+    yield Text.assemble((row_name(result.row), "bold"), f"  {ids}: {_KIND_TEXTS[result.kind]}")
+    for sentence in filter(None, [result.reason, *result.remarks]):
+        yield Padding(Text(sentence), (0, 0, 0, 2), expand=False)
+
+
+def _summary(results: Sequence[AdoptionResult], *, is_dry_run: bool) -> str:
+    counts = Counter(each.kind for each in results)
+    parts = [f"{counts[kind]} {text}" for kind, text in _KIND_TEXTS.items() if counts[kind]]
+    new = sum(each.is_new for each in results)
+    created = f"; {descriptions.plural(new, 'organization')} of them new" if new else ""
+    what = "Nothing was stored. It would be: " if is_dry_run else ""
+    return f"{what}{', '.join(parts) or 'the table has no rows'}{created}."
