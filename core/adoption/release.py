@@ -17,7 +17,7 @@ from core.db.models.history import LinkHistory
 from core.db.models.organizations import Organization
 from core.events import link_history, outbox
 from core.events.event_types import ChangeContext
-from core.organizations import link_states
+from core.organizations import management
 from core.organizations.links import mark_for_sync
 
 Release = Literal["released", "removes_marks", "released_before", "not_adopted"]
@@ -37,27 +37,13 @@ def release(change: ChangeContext, organization: Organization) -> Release:
         _update(change, organization, {"marks": "removal"}, BillingLink.provider == "stripe")
         release_kind: Release = "removes_marks"
     else:
-        give_back(change, organization)
+        management.give_back(change, organization)
         release_kind = "released"
     for provider, customer_id in ids.items():
         link_history.record_actions(change, organization.id, [provider], "released", customer_id=customer_id)
     outbox.record(change, "organization.released", organization.id, {})
     mark_for_sync(change, organization)
     return release_kind
-
-
-def give_back(change: ChangeContext, organization: Organization) -> None:
-    """Both links at once, because an organization of which one half is theirs is observed as a whole."""
-    _update(
-        change,
-        organization,
-        {
-            **link_states.values_after("released"),
-            "ownership": "theirs",
-            "marks": "due",
-            "generation": BillingLink.generation + 1,
-        },
-    )
 
 
 def _may_have_marks(session: Session, link: BillingLink) -> bool:

@@ -261,7 +261,7 @@ TRANSITIONS: Final[Mapping[LinkEvent, Transition]] = {
     ),
     "released": Transition(
         meaning="An operator gave the customer back: it is observed, and nothing is written to it.",
-        written_by="core.adoption.release:release",
+        written_by="core.organizations.management:give_back",
         link={"active": "active", "parked": "active", "on_hold": "active", "observed": "active"},
         customer=_ANY_CUSTOMER_UNCONFIRMED,
         plan=dict.fromkeys(_ALL_PLAN_STATES, "unknown"),

@@ -14,7 +14,7 @@ from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Management, Organization
 from core.events import outbox
 from core.events.event_types import ChangeContext
-from core.organizations import links
+from core.organizations import link_states, links
 
 
 def is_observed(organization: Organization, its_links: Iterable[BillingLink], installation: Management) -> bool:
@@ -41,3 +41,20 @@ def set_mode(change: ChangeContext, organization: Organization, mode: Management
     links.mark_for_sync(change, organization, "management")
     outbox.record(change, "organization.management_changed", organization.id, {"management": mode})
     return True
+
+
+def give_back(change: ChangeContext, organization: Organization) -> None:
+    """What was adopted is theirs again, at both providers at once: an organization of which one half is theirs is
+    observed as a whole.
+    """
+    change.session.execute(
+        update(BillingLink)
+        .where(BillingLink.org_id == organization.id, BillingLink.ownership == "adopted")
+        .values(
+            **link_states.values_after("released"),
+            ownership="theirs",
+            marks="due",
+            generation=BillingLink.generation + 1,
+        )
+        .execution_options(synchronize_session=False)
+    )

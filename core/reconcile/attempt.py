@@ -327,6 +327,8 @@ class ApplyResult:
     ended: bool = False
     credit: ObservedCredit | None = None
     """On the customer's balance, by the last response that showed it."""
+    marks_written: bool = False
+    marks_removed: bool = False
 
 
 class FencedRow(NamedTuple):
@@ -443,6 +445,8 @@ def _both_reach_version(org_id: ColumnElement[str]) -> ColumnElement[bool]:
 
 def applied_values(attempt: SyncAttempt, result: ApplyResult) -> dict[str, Any]:
     values = _customer_values(attempt, result)
+    if result.marks_written:
+        values["marks"] = "ours"
     if result.subscription is not None:
         values |= {
             "subscription_id": result.subscription.id,

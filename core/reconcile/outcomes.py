@@ -26,7 +26,7 @@ from core.db.models.organizations import Organization
 from core.events import outbox
 from core.events.event_types import ChangeContext
 from core.flow_control import circuit_breaker
-from core.organizations import commands, link_states, links, plan_changes
+from core.organizations import commands, link_states, links, management, plan_changes
 from core.organizations.links import SWEEP_GRACE
 from core.ports import arrangement
 from core.ports.errors import (
@@ -125,14 +125,17 @@ def complete(attempt: SyncAttempt, result: ApplyResult, follow_ups: FollowUps) -
         requeue_other = _affects_other_link(session, attempt, result, follow_ups)
         if requeue_other:
             _mark_other_link_for_sync(change, organization, attempt, is_in_sync=not has_new_version)
+        if result.marks_removed:
+            management.give_back(change, organization)
+            links.mark_for_sync(change, organization, "management")
         _report_synced(change, organization, attempt, row)
         after_commit.call(session, lambda: _log_completed(attempt))
     if not is_behind and _was_behind(attempt):
         PROCESS_METRICS.record_sync(attempt.provider, (now - attempt.organization.updated_at).total_seconds())
     return Completion(
-        is_behind=has_new_version or row.checks_requested > checks_done,
+        is_behind=has_new_version or result.marks_removed or row.checks_requested > checks_done,
         cooldown_seconds=cooldown.total_seconds() if cooldown else 0.0,
-        requeue_other=requeue_other,
+        requeue_other=requeue_other or result.marks_removed,
     )
 
 

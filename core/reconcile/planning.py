@@ -139,6 +139,12 @@ class Planner:
                     progress = replace(progress, subscription_ended=True)
                 case "refuse_to_end":
                     raise refuse_to_end(self.context.attempt, self.catalog)
+                case "write_marks":
+                    self._plan_marks()
+                    progress = replace(progress, marks_written=True)
+                case "remove_marks":
+                    self._plan_marks(is_removal=True)
+                    progress = replace(progress, marks_removed=True)
                 case "check":
                     progress = replace(progress, checked=True)
                     if self._finds_plan_in_effect():
@@ -169,6 +175,14 @@ class Planner:
         spec = self.desired.subscription_spec(org_id, self.customer_id or "")
         if spec is not None:
             self.context.run(lambda: self.billing_provider.ensure_subscription(spec, self.last_known, self.context))
+
+    def _plan_marks(self, *, is_removal: bool = False) -> None:
+        org_id, context = self.context.attempt.organization.id, self.context
+        plan_code = self.desired.plan_code if self.desired.is_charging else None
+        if is_removal:
+            context.run(lambda: self.billing_provider.remove_marks(self.last_known, org_id, context))
+        else:
+            context.run(lambda: self.billing_provider.write_marks(self.last_known, org_id, plan_code, context))
 
     def _plan_end(self) -> None:
         org_id = self.context.attempt.organization.id

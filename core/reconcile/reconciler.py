@@ -19,6 +19,7 @@ from core.common.clock import Clock
 from core.common.error_place import raised_at
 from core.compare.desired_state import DesiredState, PayerPolicy, customer_fingerprint, desired_state
 from core.db.database import DATABASE_UNAVAILABLE_ERRORS, Database
+from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Management
 from core.flow_control.rate_limiter import Priority
 from core.flow_control.request_gate import RequestGates
@@ -43,7 +44,7 @@ from core.reconcile.observation import Observation, problem_of
 from core.reconcile.outcomes import FollowUps
 from core.reconcile.planning import Planner, PlanningContext, refuse_to_end
 from core.reconcile.remote_check import CheckResult
-from core.reconcile.steps import CheckRequest, IntentState, LinkFacts, Progress, next_step
+from core.reconcile.steps import CheckRequest, IntentState, LinkFacts, MarksRequest, Progress, next_step
 
 log = structlog.get_logger()
 
@@ -216,6 +217,16 @@ class Reconciler:
                 case "refuse_to_end":
                     attempt.save_customer(result)
                     raise refuse_to_end(attempt, self.catalog)
+                case "write_marks":
+                    attempt.save_customer(result)
+                    plan_code = desired.plan_code if desired.is_charging else None
+                    billing_provider.write_marks(last_known, attempt.organization.id, plan_code, attempt)
+                    result = replace(result, marks_written=True)
+                    progress = replace(progress, marks_written=True)
+                case "remove_marks":
+                    billing_provider.remove_marks(last_known, attempt.organization.id, attempt)
+                    result = replace(result, marks_removed=True)
+                    progress = replace(progress, marks_removed=True)
                 case "check":
                     # After all writes: what differs then was changed by somebody else.
                     reader = billing_provider.reader
@@ -279,7 +290,15 @@ def link_facts(attempt: SyncAttempt, desired: DesiredState) -> LinkFacts:
         intent=intent_state(attempt),
         scheduled_date_known=attempt.organization.plan_effective_at is not None,
         check=check,
+        marks=_marks_request(link),
     )
+
+
+def _marks_request(link: BillingLink) -> MarksRequest:
+    """What was not adopted has no marks of ours to write or to remove."""
+    if link.ownership != "adopted":
+        return "none"
+    return "due" if link.marks == "due" else "removal" if link.marks == "removal" else "none"
 
 
 def intent_state(attempt: SyncAttempt) -> IntentState:

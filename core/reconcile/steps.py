@@ -17,12 +17,26 @@ IntentState = Literal["none", "create_customer", "create_subscription"]
 CheckRequest = Literal["none", "requested", "only"]
 """requested: a provider webhook asked for a remote check. only: it did, and nothing else is left to do."""
 
-Step = Literal["ensure_customer", "ensure_subscription", "end_subscription", "refuse_to_end", "check", "complete"]
+MarksRequest = Literal["none", "due", "removal"]
+"""due: of adopted objects, which do not have our metadata yet. removal: they are given back, so it is removed."""
+
+Step = Literal[
+    "ensure_customer",
+    "ensure_subscription",
+    "end_subscription",
+    "refuse_to_end",
+    "write_marks",
+    "remove_marks",
+    "check",
+    "complete",
+]
 STEPS: Final[tuple[Step, ...]] = (
     "ensure_customer",
     "ensure_subscription",
     "end_subscription",
     "refuse_to_end",
+    "write_marks",
+    "remove_marks",
     "check",
     "complete",
 )
@@ -44,6 +58,7 @@ class LinkFacts:
     intent: IntentState
     scheduled_date_known: bool
     check: CheckRequest
+    marks: MarksRequest = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,14 +68,23 @@ class Progress:
     customer_written: bool = False
     subscription_written: bool = False
     subscription_ended: bool = False
+    marks_written: bool = False
+    marks_removed: bool = False
     checked: bool = False
     plan_took_effect: bool = False
 
 
 def next_step(link: LinkFacts, desired: DesiredState, progress: Progress) -> Step:
     """``refuse_to_end``: only a setting changed, and a lost setting must end nothing (money.md 23)."""
+    if link.marks == "removal":
+        # What is given back gets nothing else.
+        return "complete" if progress.marks_removed else "remove_marks"
     if not desired.active:
         return _step_to_the_end(link, progress)
+    return _step_to_the_desired(link, desired, progress)
+
+
+def _step_to_the_desired(link: LinkFacts, desired: DesiredState, progress: Progress) -> Step:
     if _needs_customer(link, progress):
         return "ensure_customer"
     if desired.plan_code is None:
@@ -69,6 +93,8 @@ def next_step(link: LinkFacts, desired: DesiredState, progress: Progress) -> Ste
             return "end_subscription" if may_end else "refuse_to_end"
     elif _needs_subscription(link, desired, progress):
         return "ensure_subscription"
+    if link.marks == "due" and not progress.marks_written:
+        return "write_marks"
     return "check" if _may_check(link, progress) else "complete"
 
 

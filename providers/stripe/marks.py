@@ -6,10 +6,12 @@ run sends nothing, and the marks of another organization stay.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from core.ports.errors import RejectedError
+from core.ports.planned import PlannedStep, StepKind
 from core.ports.provider import AttemptContext
 from core.ports.spec import LastKnown
 from providers.stripe.client import StripeClient, with_new_idempotency_key
@@ -22,18 +24,27 @@ from providers.transport.safe_ids import printable
 SCHEDULED_PLAN_NEEDS_MARKS: Final = "scheduled_plan_needs_marks"
 
 
+@dataclass(frozen=True, slots=True)
+class MetadataChange:
+    object_id: str
+    metadata: dict[str, str]
+    send: Callable[[str, dict[str, str], AttemptContext], None]
+
+
 class StripeMarks:
     def __init__(self, client: StripeClient) -> None:
         self._client = client
 
     def write(self, last_known: LastKnown, org_id: str, plan_code: str | None, attempt: AttemptContext) -> None:
         marks = {"org_id": org_id, "database_id": attempt.database_id}
+        changes: list[MetadataChange] = []
         if last_known.customer_id is not None:
             customer = self._read_customer(last_known.customer_id, attempt)
             if customer is not None and not customer.deleted:
                 found = only_ours(customer.metadata or {})
                 _refuse_another_organization(customer.id, found, org_id)
-                self._mark_customer(customer.id, _missing(found, to_metadata(marks)), attempt)
+                missing = _missing(found, to_metadata(marks))
+                changes.append(MetadataChange(customer.id, missing, self._mark_customer))
         if last_known.subscription_id is not None and plan_code is not None:
             subscription = self._read_subscription(last_known.subscription_id, attempt)
             if subscription is not None and not subscription.has_ended:
@@ -41,24 +52,27 @@ class StripeMarks:
                 _refuse_another_organization(subscription.id, found, org_id)
                 # A plan that is scheduled has its own marks, which say what is paid.
                 plan = {} if read_marks(found).get("next_plan") else {"plan": plan_code}
-                self._mark_subscription(subscription.id, _missing(found, to_metadata(marks | plan)), attempt)
+                missing = _missing(found, to_metadata(marks | plan))
+                changes.append(MetadataChange(subscription.id, missing, self._mark_subscription))
+        _send(changes, "write_marks", attempt)
 
     def remove(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
+        changes: list[MetadataChange] = []
         if last_known.subscription_id is not None:
             subscription = self._read_subscription(last_known.subscription_id, attempt)
             if subscription is not None and not subscription.has_ended:
                 removal = _removal(only_ours(subscription.metadata), org_id)
                 if removal:
                     _refuse_scheduled_plan(subscription, org_id)
-                self._mark_subscription(subscription.id, removal, attempt)
+                changes.append(MetadataChange(subscription.id, removal, self._mark_subscription))
         if last_known.customer_id is not None:
             customer = self._read_customer(last_known.customer_id, attempt)
             if customer is not None and not customer.deleted:
-                self._mark_customer(customer.id, _removal(only_ours(customer.metadata or {}), org_id), attempt)
+                removal = _removal(only_ours(customer.metadata or {}), org_id)
+                changes.append(MetadataChange(customer.id, removal, self._mark_customer))
+        _send(changes, "remove_marks", attempt)
 
     def _mark_customer(self, customer_id: str, metadata: dict[str, str], attempt: AttemptContext) -> None:
-        if not metadata:
-            return
         options = with_new_idempotency_key("update_customer")
         self._client.send(
             attempt,
@@ -69,8 +83,6 @@ class StripeMarks:
         )
 
     def _mark_subscription(self, subscription_id: str, metadata: dict[str, str], attempt: AttemptContext) -> None:
-        if not metadata:
-            return
         options = with_new_idempotency_key("change_subscription")
         self._client.send(
             attempt,
@@ -110,6 +122,15 @@ class StripeMarks:
             if error.code != RESOURCE_MISSING:
                 raise
             return None
+
+
+def _send(changes: Sequence[MetadataChange], kind: StepKind, attempt: AttemptContext) -> None:
+    """Only what changes something is sent."""
+    effective = [each for each in changes if each.metadata]
+    if effective:
+        attempt.before_change(lambda: [PlannedStep(kind=kind, object_id=each.object_id) for each in effective])
+    for each in effective:
+        each.send(each.object_id, each.metadata, attempt)
 
 
 def _missing(found: Mapping[str, str], metadata: Mapping[str, str]) -> dict[str, str]:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 from sqlalchemy import func, select
 
+from core.adoption import release
+from core.db.models.billing_links import BillingLink
 from core.db.models.events import Event
 from core.db.models.history import LinkHistory
 from core.ports.planned import PlannedStep
 from core.ports.spec import PROVIDERS, Provider
-from tests.support.sync_world import SyncWorld
+from core.reconcile import due_links
+from tests.support.adopted import PAYER, Adopted, adopt_at_lago
+from tests.support.sync_world import CREATE_CUSTOMER_REQUEST, SyncWorld
 
 both = pytest.mark.parametrize("provider", PROVIDERS)
 
@@ -175,3 +181,151 @@ def test_what_was_observed_is_done_once_it_is_managed(world: SyncWorld, provider
     world.reconcile_until_idle(org_id)
     assert world.is_in_sync(org_id)
     assert {world.link(org_id, each).state for each in PROVIDERS} == {"active"}
+
+
+# What is not ours, and our marks on what was adopted.
+
+
+def at_stripe(world: SyncWorld, customer_id: str) -> dict[str, object]:
+    return next(each for each in world.stripe_objects("customers") if each["id"] == customer_id)
+
+
+def test_marks_that_are_due_are_written_once_it_is_managed(world: SyncWorld) -> None:
+    org_id = adopt_at_lago(world, Adopted(marks="due"))
+    world.set_mode(org_id, "observe")
+    observed(world, org_id)
+    step = the_step(world, org_id, "stripe")
+    assert (step.kind, step.object_id) == ("write_marks", PAYER)
+    assert world.link(org_id, "stripe").marks == "due"
+    world.wait(10)
+    world.set_mode(org_id, "manage")
+    world.reconcile_until_idle(org_id)
+    assert writes(world) == ["POST /v1/customers/{id}"]
+    assert at_stripe(world, PAYER)["metadata"] != {}
+    assert world.link(org_id, "stripe").marks == "ours"
+    assert world.is_in_sync(org_id)
+
+
+def test_marks_are_removed_and_then_it_is_theirs_and_observed(world: SyncWorld) -> None:
+    org_id = adopt_at_lago(world, Adopted(marks="due"))
+    before = at_stripe(world, PAYER)
+    world.set_mode(org_id, "manage")
+    world.reconcile_until_idle(org_id)
+    assert world.link(org_id, "stripe").marks == "ours"
+    world.wait(10)
+    world.change(org_id, release.release)
+    world.reconcile_until_idle(org_id)
+    assert at_stripe(world, PAYER) == before
+    for provider in PROVIDERS:
+        link = world.link(org_id, provider)
+        assert (link.ownership, link.marks, link.state) == ("theirs", "due", "observed")
+    assert kinds(world, org_id, "lago") == []
+    # What a reconcile would do, if it were ours.
+    assert the_step(world, org_id, "stripe").fields == ("metadata",)
+
+
+def test_an_organization_is_observed_while_one_half_of_it_is_not_ours(world: SyncWorld) -> None:
+    org_id = adopt_at_lago(world, Adopted(marks="due"))
+    with world.database.write() as session:
+        session.get_one(BillingLink, (org_id, "stripe")).ownership = "theirs"
+    world.rename(org_id, "Umbra Laboratories")
+    observed(world, org_id)
+    assert kinds(world, org_id, "lago") == ["update_customer"]
+    world.wait(10)
+    world.set_mode(org_id, "manage")
+    observed(world, org_id)
+
+
+# How it changes.
+
+
+def test_a_changed_mode_is_recorded_and_ends_what_runs(world: SyncWorld) -> None:
+    org_id = world.create()
+    world.providers["stripe"].before_customer = lambda: world.set_mode(org_id, "observe")
+    result = world.run(org_id, "stripe")
+    assert result.reason in {"leased", "lease_lost"}
+    assert writes(world) == []
+    observed(world, org_id)
+    with world.database.read() as session:
+        assert session.scalar(select(func.count()).where(Event.type == "organization.management_changed")) == 1
+
+
+def test_a_mode_that_it_has_already_changes_nothing(world: SyncWorld) -> None:
+    org_id = world.create()
+    world.set_mode(org_id, "observe")
+    version = world.organization(org_id).version
+    world.set_mode(org_id, "observe")
+    assert world.organization(org_id).version == version
+
+
+def test_its_own_mode_wins_over_that_of_the_installation(world: SyncWorld) -> None:
+    world.management = "observe"
+    org_id = world.create()
+    world.set_mode(org_id, "manage")
+    world.reconcile_until_idle(org_id)
+    assert world.is_in_sync(org_id)
+
+
+def test_an_installation_that_is_managed_again_goes_on_with_what_it_observed(world: SyncWorld) -> None:
+    world.management = "observe"
+    org_id, other = world.create(), world.create("Beta")
+    world.set_mode(other, "observe")
+    for each in (org_id, other):
+        observed(world, each)
+    world.wait(10)
+    world.management = "manage"
+    with world.database.write() as session:
+        assert due_links.resume_managed(session, 10, world.now) == 2
+    with world.database.write() as session:
+        assert due_links.resume_managed(session, 10, world.now) == 0
+    world.reconcile_until_idle(org_id)
+    assert world.is_in_sync(org_id)
+    assert world.link(other, "stripe").state == "observed"
+
+
+def test_a_request_that_has_no_answer_is_kept_and_not_sent_again(world: SyncWorld) -> None:
+    org_id = world.create()
+    world.sandbox.add_fault("stripe", CREATE_CUSTOMER_REQUEST, "lost_answer", times=3)
+    world.run(org_id, "stripe")
+    intent = world.link(org_id, "stripe").intent
+    assert intent is not None
+    world.sandbox.reset_calls()
+    world.set_mode(org_id, "observe")
+    world.wait(3600)
+    observed(world, org_id)
+    step = the_step(world, org_id, "stripe")
+    assert (step.kind, step.is_repeat) == ("create_customer", True)
+    assert world.link(org_id, "stripe").intent == intent
+    world.wait(10)
+    world.set_mode(org_id, "manage")
+    world.reconcile_until_idle(org_id)
+    assert len(world.stripe_objects("customers")) == 1
+
+
+def test_what_would_park_the_link_is_told_and_parks_nothing(world: SyncWorld) -> None:
+    org_id = synced(world)
+    world.set_mode(org_id, "observe")
+    customer_id = world.link(org_id, "stripe").customer_id
+    assert customer_id is not None
+    world.sandbox.delete("stripe", "customers", customer_id)
+    world.rename(org_id, "Acme GmbH")
+    observed(world, org_id)
+    problem = world.observation(org_id, "stripe").problem
+    assert problem is not None
+    assert (problem.kind, problem.code) == ("rejected", "customer_deleted")
+    assert "was deleted in Stripe" in problem.message
+
+
+def test_a_routine_check_reads_an_observed_link_again(world: SyncWorld) -> None:
+    org_id = synced(world)
+    world.set_mode(org_id, "observe")
+    observed(world, org_id)
+    first = world.link(org_id, "lago").observed_at
+    world.wait(3600)
+    with world.database.write() as session:
+        assert due_links.request_routine_checks(session, "lago", timedelta(0), 10, world.now) == 1
+    observed(world, org_id)
+    second = world.link(org_id, "lago").observed_at
+    assert first is not None
+    assert second is not None
+    assert second > first

@@ -34,6 +34,8 @@ LETTERS: Final[dict[Step, str]] = {
     "ensure_subscription": "S",
     "end_subscription": "E",
     "refuse_to_end": "R",
+    "write_marks": "M",
+    "remove_marks": "D",
     "check": "?",
     "complete": ".",
 }
@@ -126,7 +128,27 @@ def test_every_row_of_the_truth_table_is_as_reviewed() -> None:
 
 
 def test_every_step_is_an_answer() -> None:
-    assert {step for _, _, answers in rows() for _, _, step in answers} == set(STEPS) == set(LETTERS)
+    with_marks = {"write_marks", "remove_marks"}  # of adopted objects, see below
+    answered = {step for _, _, answers in rows() for _, _, step in answers}
+    assert answered | with_marks == set(STEPS) == set(LETTERS)
+
+
+def test_marks_that_are_due_come_after_every_write_and_before_the_check() -> None:
+    for _, desired, answers in rows():
+        for link, progress, step in answers:
+            due = next_step(replace(link, marks="due"), desired, progress)
+            expected = "write_marks" if desired.active and step in {"check", "complete"} else step
+            assert due == expected
+            written = replace(progress, marks_written=True)
+            assert next_step(replace(link, marks="due"), desired, written) == step
+
+
+def test_what_is_given_back_gets_nothing_but_the_removal_of_our_marks() -> None:
+    for _, desired, answers in rows():
+        for link, progress, _ in answers:
+            given_back = replace(link, marks="removal")
+            assert next_step(given_back, desired, progress) == "remove_marks"
+            assert next_step(given_back, desired, replace(progress, marks_removed=True)) == "complete"
 
 
 @pytest.mark.parametrize("name", DESIRED_STATES)
