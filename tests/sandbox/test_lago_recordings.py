@@ -20,7 +20,7 @@ import pytest
 
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
-from tests.support.lago_recordings import CALLS_IN_ORDER, RecordedCall, calls, webhooks
+from tests.support.lago_recordings import ADOPTION, CALLS_IN_ORDER, RecordedCall, calls, webhooks
 from tests.support.webhook_receiver import receiving
 
 LISTED = Path(__file__).with_name("lago_differences.toml")
@@ -29,6 +29,7 @@ CLOCK_OF_STEP = {
     "after midnight, before the clock job": datetime(2026, 12, 1, 0, 0, 20, tzinfo=UTC),
     "after the clock job": datetime(2026, 12, 1, 0, 12, 30, tzinfo=UTC),
 }
+ADOPTION_RECORDED_AT = datetime(2026, 11, 28, 21, 40, 29, tzinfo=UTC)
 BETWEEN_CALLS = 0.3  # seconds, as recorded: rows of one second are sorted by their parts of it
 UNKNOWN_ROUTE_WITH_A_WRONG_KEY = "calls:3"
 FIRST_LIST_OF_INVOICES = "calls:138"
@@ -79,6 +80,31 @@ def test_webhooks_have_the_keys_of_the_recorded_ones_but_for_what_is_listed(
         found |= {f"{kind}: {each}" for each in differing}
     assert {payload["webhook_type"] for payload in sent} == recorded.keys() - NOT_SENT
     _assert_all_listed(found, "webhook_differences")
+
+
+def test_the_recorded_adoptions_are_answered_as_by_lago(server: Sandbox, sandbox: SandboxClient) -> None:
+    """Customers and subscriptions under ids of their own, on other plans, and without payers or subscriptions."""
+    recorded = [each for each in calls(ADOPTION) if each.operation != "GET organizations"]  # in the other recording
+    sandbox.set_clock(ADOPTION_RECORDED_AT)
+    for each in recorded:
+        if each.operation == "GET plans/{id}":
+            plan = each.response["plan"]
+            names = ("code", "name", "interval", "amount_cents", "amount_currency", "pay_in_advance")
+            sandbox.preload_lago_plans([{name: plan[name] for name in names}])
+    payers = {payer for each in recorded if (payer := _payer(each.request)) is not None}
+    sandbox.preload_stripe_customers([{"id": payer} for payer in sorted(payers)])
+    found: set[str] = set()
+    with httpx.Client(base_url=server.url, trust_env=False, timeout=60) as http:
+        for each in recorded:
+            found |= {f"{each.operation}: {difference}" for difference in differences(each, _send(http, each))}
+            sandbox.advance(BETWEEN_CALLS)
+    assert found == set()
+
+
+def _payer(request: Any) -> str | None:  # noqa: ANN401 - any JSON
+    customer = request.get("customer", {}) if isinstance(request, dict) else {}
+    payer: str | None = customer.get("billing_configuration", {}).get("provider_customer_id")
+    return payer
 
 
 def _is_about_a_key(difference: str) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 FOLDER = Path(__file__).resolve().parent.parent / "recordings" / "lago"
 CALLS = "calls.jsonl"
 WHOLE_STORY = "stories/whole-story-and-lost-answers.jsonl"
+ADOPTION = "stories/adoption-six-cases.jsonl"
 CALLS_IN_ORDER = 158
 """So many of the calls are one series, the last twelve on 1 December; those after it were picked from the stories."""
 
