@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 from core.adoption import provider_objects
@@ -40,6 +41,22 @@ class AdoptionHarness:
 
     def read(self, provider: Provider, read: Callable[[Inventory], ReadT]) -> ReadT:
         return read(self._stripe.inventory if provider == "stripe" else self._lago.inventory)
+
+    def environment(self, folder: Path, plans_file: Path) -> dict[str, str | None]:
+        """Of a command that is typed at this place."""
+        return {
+            "DATABASE_URL": self.world.database.url.render_as_string(hide_password=False),
+            "DATA_DIR": str(folder),
+            "PLANS_FILE": str(plans_file),
+            "STRIPE_SECRET_KEY": "sk_test_sandbox",
+            "STRIPE_API_BASE": self.url,
+            "LAGO_API_KEY": "lago-key",
+            "LAGO_API_URL": self.url,
+            "LAGO_STRIPE_PROVIDER_CODE": PAYMENT_PROVIDER_CODE,
+            "COLUMNS": "80",
+            "REDIS_URL": None,
+            "CELERY_BROKER_URL": None,
+        }
 
     def adopter(self, *, with_marks: bool = True, is_dry_run: bool = False) -> Adopter:
         rules = AdoptionRules(catalog=self.world.catalog, policy=self.world.policy, with_marks=with_marks)

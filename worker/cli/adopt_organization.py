@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Final
 
+import typer
+from rich.console import RenderableType
+from rich.padding import Padding
+from rich.text import Text
+
+from core.adoption import payer
 from core.adoption import release as adoption_release
+from core.adoption.adopter import Adopter, AdoptionResult
+from core.adoption.guards import NotAdoptedError
+from core.adoption.prices import catalog_text
+from core.adoption.proposal import ProposalRules
 from core.adoption.release import Release
+from core.adoption.row import AdoptionAction, AdoptionRow, AdoptionSide
+from core.adoption.single_row import SingleRow
+from core.catalog.plans import Catalog
 from core.common.clock import utc_now
 from core.db.models.billing_links import BillingLink
 from core.events.event_types import ChangeContext
-from core.ports.spec import PROVIDER_NAMES, PROVIDERS
-from worker.cli import cause, confirmation, descriptions, output, resources, stored_change
-from worker.cli.exit_codes import UsageError
+from core.ports.minor_units import amount_text
+from core.ports.spec import PROVIDER_NAMES, PROVIDERS, Provider
+from tasks.base import Runtime
+from worker.cli import adopt_table, cause, confirmation, descriptions, output, resources, stored_change
+from worker.cli.adopt_table import adopter_of
+from worker.cli.exit_codes import CommandFailedError, UsageError
+from worker.cli.worker_runtime import open_worker_runtime
 from worker.config import settings as settings_of
 
 _RELEASE_TEXTS: Final[dict[Release, str]] = {
@@ -23,6 +41,138 @@ _RELEASE_TEXTS: Final[dict[Release, str]] = {
     "released_before": "It was given back before. Nothing was changed.",
     "not_adopted": "",
 }
+
+
+def adopt(  # noqa: PLR0913 - its options
+    *,
+    org: descriptions.OrgArgument,
+    keep_price: Annotated[bool, typer.Option("--keep-price", help="It keeps what it pays.")] = False,
+    to_catalog: Annotated[bool, typer.Option("--to-catalog", help="It gets the price of plans.toml.")] = False,
+    give_payer: Annotated[
+        bool, typer.Option("--give-payer", help="Let Lago charge one that was adopted without a payer.")
+    ] = False,
+    stripe: Annotated[str | None, typer.Option(metavar="cus_…", help="Its customer in Stripe.")] = None,
+    lago: Annotated[str | None, typer.Option(metavar="EXTERNAL_ID", help="Its customer in Lago.")] = None,
+    without_marks: Annotated[
+        bool, typer.Option("--without-marks", help="Leave the metadata in Stripe as it is, also later.")
+    ] = False,
+    yes: confirmation.YesOption = False,
+) -> None:
+    """Adopt what one organization has at the providers: `billing-sync adopt ORG`. Says what is paid, and both choices.
+
+    Its customers are those that an import or `set-customer-id` brought, or those that --stripe and --lago name. Nothing
+    is written at a provider: what `--to-catalog` changes is said first, and changes once the organization is managed.
+    """
+    if keep_price + to_catalog + give_payer > 1 or (give_payer and (stripe or lago or without_marks)):
+        message = "choose one: --keep-price, --to-catalog, or --give-payer alone"
+        raise UsageError(message)
+    if give_payer:
+        _give_payer(org, yes=yes)
+        return
+    given: dict[Provider, str | None] = {"stripe": stripe, "lago": lago}
+    choice: AdoptionAction | None = "adopt-keep-price" if keep_price else "change-to-catalog" if to_catalog else None
+    with open_worker_runtime() as runtime:
+        with runtime.database.read() as session:
+            org_id = descriptions.find_organization(session, org).id
+        adopt_table.confirm_accounts(runtime)
+        adopter = adopter_of(runtime, "adopt", with_marks=not without_marks)
+        named = {provider: each for provider, each in given.items() if each is not None}
+        row = _proposed(runtime, adopter, org_id, named)
+        output.show(*row_lines(row))
+        row = _chosen(row, choice, _command(org_id, named), runtime.catalog)
+        adopt_table.confirm_price_changes(runtime, [row], yes=yes)
+        (result,) = adopter.apply([row])
+    _show_result(result, org_id)
+
+
+def _proposed(runtime: Runtime, adopter: Adopter, org_id: str, given: dict[Provider, str]) -> AdoptionRow:
+    rules = ProposalRules(catalog=runtime.catalog, sends_payer_to_lago=runtime.reconciler.policy.sends_payer_to_lago)
+    try:
+        return SingleRow(database=runtime.database, read=adopter.read, rules=rules).propose(org_id, given)
+    except NotAdoptedError as error:
+        raise CommandFailedError(error.reason) from error
+
+
+def _command(org_id: str, named: Mapping[Provider, str]) -> Callable[[str], str]:
+    """The command to type with one of the two options."""
+    given = "".join(f" --{provider} {key}" for provider, key in named.items())
+    return lambda option: f"`billing-sync adopt {org_id} {option}{given}`"
+
+
+def _chosen(
+    row: AdoptionRow, choice: AdoptionAction | None, command: Callable[[str], str], catalog: Catalog
+) -> AdoptionRow:
+    """With the operator's choice, where there is one to make. Raises ``CommandFailedError`` or ``UsageError``."""
+    if row.action in {"conflict", "skip"}:
+        message = f"it was not adopted: {row.reason}"
+        raise CommandFailedError(message)
+    if row.action == "adopt":
+        return row
+    if choice is None:
+        plan = catalog.plan(row.plan_tier or "")
+        paid = price_text(row.sides[plan.charged_by]) if plan.charged_by in row.sides else "another price"
+        message = (
+            f"it pays {paid}, and {plan.tier} costs {catalog_text(plan)}: {command('--keep-price')} keeps its "
+            f"price, {command('--to-catalog')} changes it to the catalog's"
+        )
+        raise UsageError(message)
+    return replace(row, action=choice)
+
+
+def _show_result(result: AdoptionResult, org_id: str) -> None:
+    if result.kind == "already_adopted":
+        output.show("It was adopted before. Nothing was changed.")
+    elif result.kind == "adopted":
+        output.show("Adopted. Nothing was written at a provider.", *map(_indented, result.remarks))
+        output.show(*stored_change.lines(settings_of.read(), org_id))
+    else:
+        message = f"{org_id} was not adopted: {result.reason}"
+        raise CommandFailedError(message)
+
+
+def row_lines(row: AdoptionRow) -> Iterator[RenderableType]:
+    """What is there, in short lines."""
+    yield Text.assemble((row.our_name or row.org_id or "", "bold"), f"  {row.org_id or ''}")
+    for provider, side in row.sides.items():
+        external = f" ({side.external_customer_id})" if side.external_customer_id else ""
+        yield _indented(f"{PROVIDER_NAMES[provider]}: customer {side.customer_id}{external}, {side.name or 'no name'}")
+        if side.subscription_id is not None:
+            yield _indented(f"subscription {side.subscription_id}: {price_text(side)}", 4)
+        details = {"discount": side.coupon, "planned": side.planned, "payer": side.payer_id}
+        yield from (_indented(f"{name}: {text}", 4) for name, text in details.items() if text)
+    yield _indented(f"→ {row.action}: {row.reason}")
+
+
+def price_text(side: AdoptionSide) -> str:
+    amount = amount_text(side.amount, side.currency or "") if side.amount is not None else "an unknown amount"
+    times = f" for {side.quantity}" if side.quantity not in {None, 1} else ""
+    return f"{amount}{times} a {side.interval or 'period'} on {side.price}"
+
+
+def _indented(text: str, by: int = 2) -> Padding:
+    return Padding(Text(text), (0, 0, 0, by), expand=False)
+
+
+def _give_payer(org: str, *, yes: bool) -> None:
+    settings = settings_of.read()
+    with resources.open_database(settings) as database:
+        with database.read() as session:
+            found = descriptions.find_organization(session, org)
+            stripe, lago = (session.get_one(BillingLink, (found.id, provider)) for provider in PROVIDERS)
+        if not lago.without_payer:
+            message = f"{found.id} was not adopted without a payer: `billing-sync status {found.id}` shows its links"
+            raise UsageError(message)
+        payer_name = stripe.customer_id or "the customer that is created for it"
+        lines = [
+            f"{found.name}  {found.id}",
+            f"  once it is managed, Lago charges {payer_name} in Stripe for its subscription and for open invoices",
+        ]
+        confirmation.confirm(lines, yes=yes)
+        with database.write() as session:
+            organization = descriptions.lock_organization(session, found.id)
+            change = ChangeContext(session, utc_now(), cause.of_command("adopt --give-payer"))
+            is_given = payer.give_payer(change, organization)
+    output.show("Stored." if is_given else "Nothing was changed.", *stored_change.lines(settings, found.id))
 
 
 def release(*, org: descriptions.OrgArgument, yes: confirmation.YesOption = False) -> None:

@@ -70,9 +70,9 @@ def apply(  # noqa: PLR0913 - its options
     """
     rows = _read(file)
     with open_worker_runtime() as runtime:
-        _confirm_accounts(runtime)
+        confirm_accounts(runtime)
         adopter = adopter_of(runtime, "adopt apply", with_marks=not without_marks, is_dry_run=dry_run)
-        _confirm_price_changes(runtime, rows, yes=yes or dry_run)
+        confirm_price_changes(runtime, rows, yes=yes or dry_run)
         results, failure = _apply(adopter, rows, limit)
     if as_json:
         output.show_json({"results": [result_json(each) for each in results]})
@@ -105,13 +105,13 @@ def _read(file: Path) -> list[AdoptionRow]:
         raise UsageError(str(error)) from None
 
 
-def _confirm_accounts(runtime: Runtime) -> None:
+def confirm_accounts(runtime: Runtime) -> None:
     """With another account's key, no id in the table means what it says. Raises the provider's error."""
     for error in runtime.reconciler.account_guard.confirm():
         raise error
 
 
-def _confirm_price_changes(runtime: Runtime, rows: Sequence[AdoptionRow], *, yes: bool) -> None:
+def confirm_price_changes(runtime: Runtime, rows: Sequence[AdoptionRow], *, yes: bool) -> None:
     changes = [
         change
         for row in rows

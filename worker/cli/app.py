@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 from worker.cli import command_line, lazy_commands
-from worker.cli.lazy_commands import LazyCommand, function_of
+from worker.cli.lazy_commands import ORGANIZATION_COMMAND, GroupWithOrganization, LazyCommand, function_of
 
 PANEL_TRY: Final = "Try it"
 PANEL_OPERATE: Final = "Operate"
@@ -44,8 +44,8 @@ def _print_version(requested: bool) -> None:  # noqa: FBT001 - Typer calls it wi
         raise typer.Exit
 
 
-def _group(name: str, summary: str, panel: str) -> typer.Typer:
-    group = typer.Typer(no_args_is_help=True)
+def _group(name: str, summary: str, panel: str, group_type: type[TyperGroup] = TyperGroup) -> typer.Typer:
+    group = typer.Typer(no_args_is_help=True, cls=group_type)
     app.add_typer(group, name=name, help=summary, rich_help_panel=panel)
     return group
 
@@ -256,6 +256,7 @@ adopt_commands = _group(
     "adopt",
     "Customers and subscriptions that are at the providers already: hand them over to billing-sync.",
     PANEL_OPERATE,
+    GroupWithOrganization,
 )
 _add(
     adopt_commands,
@@ -268,6 +269,12 @@ _add(
     "apply",
     ("adopt_table", "apply"),
     "Adopt what a table says: the links get the identities that are there, and nothing is written at a provider.",
+)
+_add(
+    adopt_commands,
+    ORGANIZATION_COMMAND,
+    ("adopt_organization", "adopt"),
+    "Adopt what one organization has at the providers: `billing-sync adopt ORG`. Says what is paid, and both choices.",
 )
 _add(
     adopt_commands,

@@ -20,6 +20,7 @@ from worker.cli import start_up
 from worker.cli.command_line import print_error
 
 DOCTOR = "doctor"
+ORGANIZATION_COMMAND = "ORG"
 Function = Callable[..., object]
 
 
@@ -51,6 +52,14 @@ class LazyCommand(TyperCommand):
                 _warn_of_typos()
         start_up.ends()
         return context
+
+
+class GroupWithOrganization(TyperGroup):
+    """What is no command of the group is an organization: ``adopt Acme`` is its command ``ORG``."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # noqa: ANN401 - handed on as they are
+        is_organization = bool(args) and args[0] not in self.commands and not args[0].startswith("-")
+        return super().resolve_command(ctx, [ORGANIZATION_COMMAND, *args] if is_organization else args)
 
 
 def function_of(module: str, name: str) -> Callable[[], Function]:

@@ -35,19 +35,8 @@ def theirs(world: SyncWorld, sandbox_server: Sandbox) -> Iterator[AdoptionHarnes
 
 @pytest.fixture
 def types(theirs: AdoptionHarness, tmp_path: Path) -> Type:
-    environment = {
-        "DATABASE_URL": theirs.world.database.url.render_as_string(hide_password=False),
-        "DATA_DIR": str(tmp_path),
-        "PLANS_FILE": str(DEFAULT_PLANS_FILE),
-        "STRIPE_SECRET_KEY": "sk_test_sandbox",
-        "STRIPE_API_BASE": theirs.url,
-        "LAGO_API_KEY": "lago-key",
-        "LAGO_API_URL": theirs.url,
-        "LAGO_STRIPE_PROVIDER_CODE": "stripe_main",
-        "COLUMNS": "80",
-    }
-    without = dict.fromkeys(("REDIS_URL", "CELERY_BROKER_URL"))
-    return lambda *words: CliRunner().invoke(commands, list(words), env={**without, **environment})
+    environment = theirs.environment(tmp_path, DEFAULT_PLANS_FILE)
+    return lambda *words: CliRunner().invoke(commands, list(words), env=environment)
 
 
 @pytest.fixture

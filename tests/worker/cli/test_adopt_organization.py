@@ -1,0 +1,137 @@
+"""``adopt ORG`` as an operator types it: what is there is shown, and adopted as the operator chooses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from core.catalog.plans import DEFAULT_PLANS_FILE
+from core.ports.spec import PROVIDERS
+from sandbox.server import Sandbox
+from tests.support.adoption_harness import AdoptionHarness
+from tests.support.sync_world import SyncWorld
+from worker.cli.app import app as commands
+from worker.cli.exit_codes import CommandFailedError, UsageError
+
+Type = Callable[..., Result]
+
+
+@pytest.fixture
+def theirs(world: SyncWorld, sandbox_server: Sandbox) -> Iterator[AdoptionHarness]:
+    harness = AdoptionHarness(world=world, url=sandbox_server.url)
+    yield harness
+    harness.close()
+
+
+@pytest.fixture
+def types(theirs: AdoptionHarness, tmp_path: Path) -> Type:
+    environment = theirs.environment(tmp_path, DEFAULT_PLANS_FILE)
+    return lambda *words: CliRunner().invoke(commands, list(words), env=environment)
+
+
+@pytest.fixture
+def org_id(theirs: AdoptionHarness) -> str:
+    """It has customers at both providers, and only an operator knows which."""
+    theirs.lago_customer(plan="professional", payer=theirs.stripe_customer())
+    return theirs.world.create("Acme", "professional")
+
+
+def words_of(result: Result) -> str:
+    return " ".join(result.stdout.split())
+
+
+def ownerships(theirs: AdoptionHarness, org_id: str) -> list[str]:
+    return [theirs.world.link(org_id, provider).ownership for provider in PROVIDERS]
+
+
+def test_given_customers_are_shown_and_adopted(theirs: AdoptionHarness, types: Type, org_id: str) -> None:
+    adopted = types("adopt", org_id, "--lago", "acme")
+    assert adopted.exit_code == 0, adopted.output
+    for text in (
+        "Stripe: customer cus_theirs, Acme at Stripe",
+        "49.00 USD a month on professional",
+        "→ adopt: it is at",
+    ):
+        assert text in words_of(adopted)
+    assert "Adopted. Nothing was written at a provider." in adopted.stdout
+    assert max(map(len, adopted.stdout.splitlines())) <= 80
+    assert ownerships(theirs, org_id) == ["adopted", "adopted"]
+    assert theirs.world.link(org_id, "lago").external_subscription_id == "contract"
+    assert "It was adopted before. Nothing was changed." in types("adopt", org_id).stdout
+    assert theirs.writes() == []
+
+
+def test_an_unknown_customer_is_asked_for(types: Type, org_id: str) -> None:
+    unknown = types("adopt", org_id)
+    assert isinstance(unknown.exception, CommandFailedError)
+    assert "name it with --stripe cus_…, or with --lago and its external id" in str(unknown.exception)
+    wrong = types("adopt", org_id, "--lago", "nobody")
+    assert "Lago has no customer with the external id nobody: correct --lago" in str(wrong.exception)
+
+
+def test_ids_that_an_import_brought_are_known(theirs: AdoptionHarness, types: Type, org_id: str) -> None:
+    theirs.world.set_customer_id(org_id, "stripe", "cus_theirs")
+    theirs.world.set_customer_id(org_id, "lago", "acme")
+    assert types("adopt", "Acme").exit_code == 0
+    lago = theirs.world.link(org_id, "lago")
+    assert (lago.ownership, lago.external_customer_id) == ("adopted", "acme")
+    assert lago.customer_id != "acme"
+
+
+def test_where_there_is_a_choice_both_commands_are_said(theirs: AdoptionHarness, types: Type, org_id: str) -> None:
+    theirs.world.sandbox.patch("lago", "subscriptions", "contract", plan_overrides={"amount_cents": 4000})
+    theirs.world.sandbox.reset_calls()
+    choice = types("adopt", org_id, "--lago", "acme")
+    assert isinstance(choice.exception, UsageError)
+    message = str(choice.exception)
+    assert "it pays 40.00 USD a month on professional, and professional costs 49.00 USD a month" in message
+    for option in ("--keep-price", "--to-catalog"):
+        assert f"`billing-sync adopt {org_id} {option} --lago acme`" in message
+    refused = types("adopt", org_id, "--lago", "acme", "--to-catalog", "--yes")
+    assert "Lago cannot change a price of its own" in str(refused.exception)
+    assert ownerships(theirs, org_id) == ["ours", "ours"]
+    assert types("adopt", org_id, "--lago", "acme", "--keep-price").exit_code == 0
+    assert theirs.world.link(org_id, "lago").sold_price_id == "4000"
+    assert theirs.writes() == []
+
+
+def test_another_plan_is_a_conflict_with_both_amounts(theirs: AdoptionHarness, types: Type, org_id: str) -> None:
+    theirs.world.sandbox.patch("lago", "subscriptions", "contract", plan_code="enterprise")
+    theirs.world.sandbox.reset_calls()
+    conflict = types("adopt", org_id, "--lago", "acme", "--keep-price")
+    assert isinstance(conflict.exception, CommandFailedError)
+    message = str(conflict.exception)
+    assert "99.00 USD a month" in message
+    assert "49.00 USD a month" in message
+    assert ownerships(theirs, org_id) == ["ours", "ours"]
+    assert theirs.writes() == []
+
+
+def test_a_payer_is_given_only_when_an_operator_says_so(theirs: AdoptionHarness, types: Type) -> None:
+    theirs.lago_customer(plan="professional", payer=None)
+    org_id = theirs.world.create("Acme", "professional")
+    stripe = theirs.stripe_customer()
+    adopted = types("adopt", org_id, "--lago", "acme", "--stripe", stripe, "--without-marks")
+    assert "it is given none" in words_of(adopted)
+    theirs.world.reconcile_until_idle(org_id)
+    assert theirs.writes() == []
+    asked = types("adopt", org_id, "--give-payer")
+    assert isinstance(asked.exception, UsageError)
+    assert f"once it is managed, Lago charges {stripe} in Stripe" in words_of(asked)
+    assert types("adopt", org_id, "--give-payer", "--yes").exit_code == 0
+    theirs.world.wait(10)
+    theirs.world.reconcile_until_idle(org_id)
+    (customer,) = theirs.world.sandbox.state()["lago"]["customers"]
+    assert customer["billing_configuration"]["provider_customer_id"] == stripe
+    again = types("adopt", org_id, "--give-payer", "--yes")
+    assert "was not adopted without a payer" in str(again.exception)
+
+
+@pytest.mark.parametrize("options", [("--keep-price", "--to-catalog"), ("--give-payer", "--lago", "acme")])
+def test_one_choice_is_made_at_a_time(types: Type, org_id: str, options: tuple[str, ...]) -> None:
+    refused = types("adopt", org_id, *options)
+    assert isinstance(refused.exception, UsageError)
+    assert str(refused.exception) == "choose one: --keep-price, --to-catalog, or --give-payer alone"
