@@ -1,6 +1,7 @@
 # Commands for developers and CI. Every target installs what it needs, so `make demo` or `make test` can come first.
 #
 #   make demo      the whole system against a sandbox; needs no server and no key, only Python 3.11 or newer
+#   make demo-adopt  a business that exists already: discovered, adopted and managed in a sandbox; in under two minutes
 #   make test      the fast tests: every rule on SQLite, one of each module on Postgres; in under four minutes
 #   make test-all  all tests, on SQLite, Postgres and Valkey (wheels, or the servers that your environment names)
 #   make check     everything that CI runs: lint types layers docs test-all
@@ -12,6 +13,7 @@
 #   make held-open 1,200 silent and slow connections, waiting requests, forged tokens and large bodies at once; three minutes
 #   make races     requests against the loss of their authority, 1,000 times for each kind; five minutes
 #   make money SEED=1       tells stories of changes, faults and people for 10,000 steps; half an hour on a free machine
+#   make adoption SEED=1    discovers, adopts and manages a business of 2,000 customers whose truth is known
 #   make generated SEED=1   ten thousand generated messages and requests to a whole system: none is lost, none ends it; ten minutes
 #   make foreign   the whole story against stand-ins for Stripe that are not ours; three minutes (docs/how-to/prove-on-your-account.md)
 #   make live      the same against your own test accounts: STRIPE_SECRET_KEY=sk_test_… LAGO_API_URL=… LAGO_API_KEY=…
@@ -29,7 +31,7 @@ PROJECT := --no-deps --no-build-isolation --editable .
 COMPILE := pip compile pyproject.toml - --universal --python-version 3.11 --generate-hashes --no-config --quiet \
 	--no-emit-index-url --no-emit-find-links --annotation-style line --custom-compile-command 'make lock'
 
-.PHONY: install demo test test-all check lint types layers docs promtool pgbouncer nginx crash-matrix held-open races rate-limits chaos money generated foreign live bench bench-quick lock
+.PHONY: install demo demo-adopt adoption test test-all check lint types layers docs promtool pgbouncer nginx crash-matrix held-open races rate-limits chaos money generated foreign live bench bench-quick lock
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -37,6 +39,9 @@ install: $(VENV)/installed
 
 demo: $(VENV)/installed
 	@$(BIN)/billing-sync demo
+
+demo-adopt: $(VENV)/installed
+	@$(BIN)/billing-sync demo-adopt
 
 check: lint types layers docs test-all  ## everything that CI runs, in the same order
 
@@ -99,6 +104,10 @@ chaos: $(VENV)/installed-test
 STEPS ?= 10000
 money: $(VENV)/installed-test
 	@$(BIN)/python -W ignore -m tests.money.run --seed $(SEED) --steps $(STEPS)
+
+CUSTOMERS ?= 2000
+adoption: $(VENV)/installed-test
+	@$(BIN)/python -W ignore -m tests.adoption.run --seed $(SEED) --customers $(CUSTOMERS)
 
 MESSAGES ?= 10000
 REQUESTS ?= 10000

@@ -8,6 +8,7 @@ Exit code 1 if one sentence does not hold.
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import tempfile
 import time
@@ -16,6 +17,8 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+
+import structlog
 
 from core.adoption.row import AdoptionRow
 from providers.stripe.metadata import PREFIX as MARKS_PREFIX
@@ -39,6 +42,8 @@ class AdoptionProof:
     site: AdoptionSite
     say: Say
     failed: int = 0
+    requests: list[int] = field(default_factory=list)
+    """Those that discover and apply made."""
     started: float = field(default_factory=time.monotonic)
 
     def check(self, sentence: str, problems: Iterable[str]) -> None:
@@ -56,6 +61,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--customers", type=int, default=CUSTOMERS)
     asked = parser.parse_args()
+    # The findings say what happened; the log would hide them.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     with tempfile.TemporaryDirectory(prefix="billing-sync-adoption-") as folder:
         return prove(Path(folder), count=asked.customers, seed=asked.seed, say=_say)
 
@@ -84,6 +91,7 @@ def discover(proof: AdoptionProof) -> list[AdoptionRow]:
     count = site.watch.count
     site.run("adopt", "discover", "--out", TABLE)
     requests = site.watch.count - count
+    proof.requests.append(requests)
     rows = site.read_table(TABLE)
     left = sum(row.action in judge.LEFT for row in rows)
     proof.check(
@@ -102,6 +110,7 @@ def apply(proof: AdoptionProof) -> list[AdoptedIdentity]:
     before, count, writes = site.sandbox.state(), site.watch.count, len(site.watch.writes)
     site.run("adopt", "apply", TABLE, accepted=(0, 1))
     requests = site.watch.count - count
+    proof.requests.append(requests)
     identities = site.identities()
     proof.check(
         f"apply made {requests:,} requests, {requests / len(business.customers):.2f} a customer, 0 of them writes",
@@ -128,14 +137,14 @@ def apply(proof: AdoptionProof) -> list[AdoptedIdentity]:
 
 
 def kill(proof: AdoptionProof, rows: list[AdoptionRow], identities: list[AdoptedIdentity]) -> None:
-    """The same in another database, with a kill -9 during requests of both commands, until each of them ends."""
+    """The same in another database, with kill -9 at requests of both commands, until each of them ends."""
     site = proof.site
     before, writes = site.sandbox.state(), len(site.watch.writes)
     with site.another_database() as again:
         again.import_files()
-        kills = again.run_with_kills("adopt", "discover", "--out", TABLE)
+        kills = again.run_with_kills("adopt", "discover", "--out", TABLE, requests=proof.requests[0])
         rows_again = again.read_table(TABLE)
-        kills += again.run_with_kills("adopt", "apply", TABLE)
+        kills += again.run_with_kills("adopt", "apply", TABLE, requests=proof.requests[1])
         found = again.identities()
         proof.check(
             f"discover and apply, killed {kills} times, end with the same table and the same adoptions",
@@ -153,7 +162,7 @@ def manage(proof: AdoptionProof, identities: list[AdoptedIdentity]) -> None:
     site = proof.site
     before = site.sandbox.state()
     with closing(ManagedBusiness.open(site, identities)) as managed:
-        behind = managed.reconcile_all()
+        behind = list(managed.reconcile_all())
         after = site.sandbox.state()
         proof.check(f"in manage mode, all {len(identities):,} adopted organizations get in sync", behind)
         proof.check(

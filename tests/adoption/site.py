@@ -38,18 +38,19 @@ from tests.adoption.judge import AdoptedIdentity
 PROGRAM: Final = Path(sys.executable).parent / "billing-sync"
 COMMAND_MAX_SECONDS: Final = 900
 RATES: Final = ("STRIPE_RATE_LIMIT", "STRIPE_OPERATION_RATE_LIMIT", "LAGO_RATE_LIMIT")
-MAX_REQUESTS_BETWEEN_KILLS: Final = 250
+MAX_KILL_DELAY_SECONDS: Final = 0.02  # long enough for the transaction that follows a request
 HIGH_RATE: Final = "100000"
 PLACE: Final = FilePosition("the business", 0, 0)
 
 
 @dataclass
 class RequestWatch:
-    """Sees each request in the server's thread. ``kill_at``: the number of the request during which a process dies."""
+    """Sees each request in the server's thread. ``kill_at``: the number of the request at which the process dies."""
 
     count: int = 0
     writes: list[str] = field(default_factory=list)
     kill_at: int | None = None
+    kill_after: float = 0.0
     process: subprocess.Popen[str] | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -58,8 +59,12 @@ class RequestWatch:
             self.count += 1
             if exchange.method != "GET" and not exchange.operation.endswith(("preview", "estimate")):
                 self.writes.append(exchange.operation)
-            if self.count == self.kill_at and self.process is not None:
-                self.process.send_signal(signal.SIGKILL)
+            if self.count != self.kill_at or self.process is None:
+                return
+            if self.kill_after:
+                threading.Timer(self.kill_after, self.process.kill).start()
+            else:
+                self.process.kill()
 
 
 @dataclass(kw_only=True)
@@ -104,8 +109,19 @@ class AdoptionSite:
         assert status in accepted, f"{' '.join(arguments)}: exit code {status}\n{output}{errors}"
         return output
 
-    def run_until_killed(self, *arguments: str, at_request: int) -> bool:
-        """Run a command, and kill it during this request of it. Returns whether it came that far."""
+    def run_with_kills(self, *arguments: str, requests: int) -> int:
+        """Run a command until it ends by itself, killed again and again. Returns how often it was killed.
+
+        ``requests``: how many the command makes. It dies about eight times: during a request, or a moment after one.
+        """
+        kills = 0
+        while self._run_until_killed(*arguments, at_request=self.kill_points.randint(1, max(8, requests // 4))):
+            kills += 1
+        return kills
+
+    def _run_until_killed(self, *arguments: str, at_request: int) -> bool:
+        """Returns whether it came that far."""
+        self.watch.kill_after = self.kill_points.choice((0.0, self.kill_points.uniform(0, MAX_KILL_DELAY_SECONDS)))
         self.watch.kill_at = self.watch.count + at_request
         try:
             status, output, errors = self._run(*arguments)
@@ -113,13 +129,6 @@ class AdoptionSite:
             self.watch.kill_at = None
         assert status in {0, 1, -signal.SIGKILL}, f"{' '.join(arguments)}: exit code {status}\n{output}{errors}"
         return status == -signal.SIGKILL
-
-    def run_with_kills(self, *arguments: str) -> int:
-        """Run a command until it ends by itself, killed again and again. Returns how often it was killed."""
-        kills = 0
-        while self.run_until_killed(*arguments, at_request=self.kill_points.randint(1, MAX_REQUESTS_BETWEEN_KILLS)):
-            kills += 1
-        return kills
 
     @contextmanager
     def another_database(self) -> Iterator[AdoptionSite]:

@@ -99,6 +99,13 @@ _add(
 )
 _add(
     app,
+    "demo-adopt",
+    ("adoption_demo", "demo_adopt"),
+    "Discover and adopt some hundred messy customers in a sandbox, then manage them, and show what was left and why.",
+    PANEL_TRY,
+)
+_add(
+    app,
     "up",
     ("run", "up"),
     "Run everything in this process: worker, relay, sweep, the API, and a sandbox if no provider is configured.",
