@@ -49,13 +49,13 @@ class Proposal:
 
     @property
     def difference(self) -> int | None:
-        """What the catalog's price is above what is paid now, for one period."""
+        """What the catalog's price is above what is paid now, for one period. The quantity stays."""
         if self.plan is None:
             return None
         if self.paid is None:
             return self.plan.amount
         same_terms = (self.paid.item.currency, self.paid.interval) == (self.plan.currency, self.plan.interval)
-        return self.plan.amount - self.paid.total if same_terms else None
+        return self.plan.amount * self.paid.item.quantity - self.paid.total if same_terms else None
 
 
 def propose(match: Match, rules: ProposalRules) -> AdoptionRow:

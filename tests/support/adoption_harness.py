@@ -39,8 +39,12 @@ class AdoptionHarness:
         self._stripe.close()
         self._lago.close()
 
+    @property
+    def inventories(self) -> dict[Provider, Inventory]:
+        return {"stripe": self._stripe.inventory, "lago": self._lago.inventory}
+
     def read(self, provider: Provider, read: Callable[[Inventory], ReadT]) -> ReadT:
-        return read(self._stripe.inventory if provider == "stripe" else self._lago.inventory)
+        return read(self.inventories[provider])
 
     def environment(self, folder: Path, plans_file: Path) -> dict[str, str | None]:
         """Of a command that is typed at this place."""
