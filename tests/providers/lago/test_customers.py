@@ -10,6 +10,7 @@ import pytest
 from core.catalog.plans import EndingPolicy
 from core.common.json_types import Json
 from core.ports.errors import RejectedError
+from core.ports.external_ids import ExternalIds
 from core.ports.spec import CustomerSpec, LastKnown
 from providers.lago.provider import LagoProvider
 from tests.support.in_memory_attempt import InMemoryAttempt
@@ -273,3 +274,26 @@ def test_customer_without_a_payer_is_fine_where_stripe_charges(
 ) -> None:
     lago.replies.append(customer())
     assert provider.ensure_customer(replace(SPEC, charged_by_other_provider=True), LastKnown(), attempt).id
+
+
+def test_nothing_is_created_under_the_id_of_an_adopted_customer(
+    lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt
+) -> None:
+    adopted = replace(SPEC, external_ids=ExternalIds(customer_id="acme"))
+    for known in (LastKnown(), LastKnown(customer_id=NO_ID)):
+        lago.respond_with(*[ABSENT] * (1 if known.customer_id is None else 2))
+        with pytest.raises(RejectedError, match="Lago has no customer"):
+            provider.ensure_customer(adopted, known, attempt)
+    assert sent_requests(lago)[0] == "GET /customers/acme"
+    assert {each.method for each in lago.requests} == {"GET"}
+
+
+def test_an_answer_about_another_customer_than_the_adopted_one_is_refused(
+    lago: ScriptedLago, provider: LagoProvider, attempt: InMemoryAttempt
+) -> None:
+    """As through a proxy that turns ``%2E`` into a dot, at which Lago ends the id."""
+    adopted = replace(SPEC, external_ids=ExternalIds(customer_id="acme.com"))
+    lago.respond_with(customer(external_id="acme"))
+    with pytest.raises(RejectedError, match="Lago returned another customer, acme"):
+        provider.ensure_customer(adopted, LastKnown(customer_id=NO_ID), attempt)
+    assert sent_requests(lago) == ["GET /customers/acme%2Ecom"]
