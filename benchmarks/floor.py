@@ -8,7 +8,7 @@ It prints "ready", starts when it reads a line, and prints "done".
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from uuid import NAMESPACE_URL, uuid4, uuid5
 
 from core.catalog import plans
@@ -27,7 +27,7 @@ class UnlimitedAttempt:
     database_id = "benchmark"
     may_write = True
 
-    def before_change(self, describe: Callable[[], Sequence[PlannedStep]]) -> None:
+    def before_change(self, describe: Callable[[], Iterable[PlannedStep]]) -> None:
         """It does not plan."""
 
     def acquire_permit_ahead(self, operation: str) -> None:

@@ -59,7 +59,7 @@ class LocalState:
 
     @property
     def needs_operator(self) -> bool:
-        return any(link.state != "active" for link in self.links.values())
+        return any(link.state in {"parked", "on_hold"} for link in self.links.values())
 
 
 def load(session: Session, org_id: str) -> LocalState | None:

@@ -56,8 +56,8 @@ class ProviderSide:
 
     @property
     def is_active(self) -> bool:
-        """A link on hold for a conflict is compared, too: an operator must see what was changed."""
-        return self.link.state == "active" or self.link.is_conflict
+        """An observed link is compared, and one on hold for a conflict: an operator must see what was changed."""
+        return self.link.state in {"active", "observed"} or self.link.is_conflict
 
     @cached_property
     def desired(self) -> DesiredState | RejectedError:
@@ -98,6 +98,9 @@ class ProviderSide:
         is_on_hold = self.link.is_conflict and not self.is_remote_check
         # The error of a conflict names the decision; what the rule advises does not apply before it.
         advice = (self.link.error_message if is_on_hold else None) or found.advice.sentence
+        is_observed = self.link.state == "observed" and not self.is_remote_check
+        if is_observed and found.repairable:
+            advice = self.advice("only_observed").sentence
         return Finding(
             kind=found.kind,
             provider=self.provider,
@@ -105,7 +108,7 @@ class ProviderSide:
             field=found.field,
             ours=found.ours,
             theirs=found.theirs,
-            repairable=found.repairable and not is_on_hold,
+            repairable=found.repairable and not is_on_hold and not is_observed,
             is_on_hold=is_on_hold,
             advice=advice,
             their_write=None if observed is None else self._last_write(observed),

@@ -24,6 +24,7 @@ from core.ports.spec import Provider
 from core.reconcile import commands
 from core.reconcile.reconciler import Reconciler
 
+OBSERVED_REASON = "the organization is observed, so nothing was written; `billing-sync management` changes that"
 MAX_REPAIR_ATTEMPTS = 5  # of one link, at most ``MAX_REPAIR_WAIT_SECONDS`` apart; then the workers continue with it
 MAX_REPAIR_WAIT_SECONDS = 10.0
 
@@ -148,7 +149,7 @@ class DriftRepairer:
         for _ in range(MAX_REPAIR_ATTEMPTS):
             result = self.reconciler.run(org_id, provider)
             if (
-                result.kind in {"synced", "parked", "on_hold"}
+                result.kind in {"synced", "observed", "parked", "on_hold"}
                 or result.requeue_after is None
                 or result.requeue_after > MAX_REPAIR_WAIT_SECONDS
             ):
@@ -162,7 +163,9 @@ class DriftRepairer:
         link = local.links[provider] if local is not None else None
         if link is None or (link.state == "active" and link.applied_version == link.desired_version):
             return None
-        return NotRepaired(org_id=org_id, provider=provider, parked=link.state != "active", reason=link.error_message)
+        is_parked = link.state in {"parked", "on_hold"}
+        reason = OBSERVED_REASON if link.state == "observed" else link.error_message
+        return NotRepaired(org_id=org_id, provider=provider, parked=is_parked, reason=reason)
 
 
 def _repair_events(step: RepairStep) -> list[LinkEvent]:

@@ -24,9 +24,10 @@ from core.db.models.access import Invitation, User
 from core.db.models.billing_links import BillingLink
 from core.db.models.email import Email, EmailKind, EmailState
 from core.db.models.events import Event
-from core.db.models.organizations import Membership, Organization
+from core.db.models.organizations import Management, Membership, Organization
 from core.events.event_types import RESOLVE_SOURCE, ChangeContext
 from core.events.outbox import PendingEvent
+from core.organizations import management
 from core.ports.spec import PROVIDERS
 from core.reconcile import link_status
 from core.reporting import problems
@@ -99,12 +100,21 @@ class _EventToEmail:
     kind: EmailKind
 
 
-def enqueue_for_events(session: Session, published: Collection[PendingEvent], catalog: Catalog, now: datetime) -> None:
-    """Queues the emails of published events. Call it in the transaction that marks them, with the events it marked."""
+def enqueue_for_events(
+    session: Session,
+    published: Collection[PendingEvent],
+    catalog: Catalog,
+    now: datetime,
+    installation: Management = "manage",
+) -> None:
+    """Queues the emails of published events. Call it in the transaction that marks them, with the events it marked.
+
+    An observed organization gets none: what they would say has not been done. ``installation``: its mode.
+    """
     seqs = [event.seq for event in published if event.type in _EMAILED_EVENT_TYPES]
     if not seqs:
         return
-    to_email = _events_to_email(session, seqs, catalog)
+    to_email = _events_to_email(session, seqs, catalog, installation)
     _insert(
         session,
         [
@@ -324,10 +334,14 @@ def _member_user_id(event: Event) -> str:
     return str(event.data.get("user_id"))
 
 
-def _events_to_email(session: Session, seqs: Collection[int], catalog: Catalog) -> list[_EventToEmail]:
+def _events_to_email(
+    session: Session, seqs: Collection[int], catalog: Catalog, installation: Management
+) -> list[_EventToEmail]:
     events = session.scalars(select(Event).where(Event.seq.in_(seqs)).order_by(Event.seq)).all()
     query = select(Organization).where(Organization.id.in_({event.org_id for event in events}))
     organizations = {row.id: row for row in session.scalars(query) if row.status != "deleted"}
+    for org_id in management.observed_ids(session, organizations.values(), installation):
+        del organizations[org_id]
     return [
         _EventToEmail(event=event, organization=organization, kind=kind)
         for event in events

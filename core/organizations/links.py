@@ -11,11 +11,11 @@ from functools import partial
 from typing import Literal, cast
 
 import structlog
-from sqlalchemy import ColumnElement, and_, bindparam, case, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, case, select, text, update
 
 from core.db import after_commit
 from core.db.base import UtcDateTime
-from core.db.models.billing_links import IS_CONFLICT, NO_ERROR, BillingLink
+from core.db.models.billing_links import IS_CONFLICT, NEEDS_OPERATOR, NO_ERROR, BillingLink
 from core.db.models.organizations import Organization
 from core.events.event_types import ChangeContext, request_id_of
 from core.organizations import link_states
@@ -119,7 +119,7 @@ def lock_inactive(change: ChangeContext, org_id: str, *conditions: ColumnElement
     """The links that are parked or on hold, with their rows locked: for a caller that makes them active."""
     found = change.session.scalars(
         select(BillingLink.provider)
-        .where(BillingLink.org_id == org_id, BillingLink.state != "active", *conditions)
+        .where(BillingLink.org_id == org_id, text(NEEDS_OPERATOR), *conditions)
         .with_for_update()
     )
     return cast("list[Provider]", list(found))

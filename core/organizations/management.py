@@ -6,9 +6,10 @@ adopted at one provider only could be charged by both.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
-from sqlalchemy import update
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Management, Organization
@@ -21,6 +22,15 @@ def is_observed(organization: Organization, its_links: Iterable[BillingLink], in
     """``its_links``: both. ``installation``: the mode of organizations without one of their own (``MANAGEMENT``)."""
     mode = organization.management or installation
     return mode == "observe" or any(link.ownership == "theirs" for link in its_links)
+
+
+def observed_ids(session: Session, organizations: Collection[Organization], installation: Management) -> set[str]:
+    """The ids of those that are observed."""
+    theirs = select(BillingLink.org_id).where(
+        BillingLink.org_id.in_([each.id for each in organizations]), BillingLink.ownership == "theirs"
+    )
+    by_mode = {each.id for each in organizations if (each.management or installation) == "observe"}
+    return by_mode | set(session.scalars(theirs))
 
 
 def set_mode(change: ChangeContext, organization: Organization, mode: Management) -> bool:

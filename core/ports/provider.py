@@ -8,7 +8,7 @@ the database nor Celery.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -88,12 +88,12 @@ class AttemptContext(Protocol):
     def may_write(self) -> bool:
         """False: the organization is observed. The client then refuses every request that writes."""
 
-    def before_change(self, describe: Callable[[], Sequence[PlannedStep]]) -> None:
+    def before_change(self, describe: Callable[[], Iterable[PlannedStep]]) -> None:
         """Call before the first write of a change, and before an intent is stored or a permit acquired for it.
 
         An attempt that only plans calls ``describe``, which may read, and raises ``WritePlannedError``. Any other goes
-        on without calling it. ``describe`` returns nothing if the write would change nothing, and raises what the
-        write or the check of its response would raise, as far as reads can show it.
+        on without calling it. ``describe`` has nothing if the write would change nothing, and raises what the write
+        would raise, as far as reads can show it; what the check of its response would raise, after the steps.
         """
 
     def acquire_permit_ahead(self, operation: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -162,7 +162,7 @@ class SyncAttempt:
     def has_intent(self, operation: str) -> bool:
         return self.intent is not None and self.intent.operation == operation
 
-    def before_change(self, describe: Callable[[], Sequence[PlannedStep]]) -> None:
+    def before_change(self, describe: Callable[[], Iterable[PlannedStep]]) -> None:
         """Nobody waits for a description of what is written now."""
 
     def acquire_permit_ahead(self, operation: str) -> None:

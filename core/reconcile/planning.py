@@ -7,7 +7,7 @@ earlier ones had been taken.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NoReturn, TypeVar
 
@@ -46,8 +46,9 @@ class PlanningContext:
     def intent(self) -> Intent | None:
         return self.attempt.intent
 
-    def before_change(self, describe: Callable[[], Sequence[PlannedStep]]) -> None:
-        self.steps += describe()
+    def before_change(self, describe: Callable[[], Iterable[PlannedStep]]) -> None:
+        for step in describe():  # one by one: it may raise after some
+            self.steps.append(step)
         raise WritePlannedError
 
     def before_request(self, operation: str) -> None:

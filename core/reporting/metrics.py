@@ -11,7 +11,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from core.db.base import Base
 from core.db.database import is_read_only
-from core.db.models.billing_links import CREDIT_IS_LEFT, LINK_IS_ACTIVE_WITH_WORK, BillingLink
+from core.db.models.billing_links import CREDIT_IS_LEFT, LINK_IS_ACTIVE_WITH_WORK, NEEDS_OPERATOR, BillingLink
 from core.db.models.drift import DriftReportRecord
 from core.db.models.email import Email
 from core.db.models.events import Event
@@ -122,7 +122,7 @@ def last_drift_report(session: Session) -> DriftReportSummary | None:
 
 def _link_metrics(session: Session) -> dict[Provider, LinkMetrics]:
     behind = _count_by(session, text(LINK_IS_ACTIVE_WITH_WORK), BillingLink.provider)
-    needs_operator = _count_by(session, text("state <> 'active'"), BillingLink.provider, BillingLink.state)
+    needs_operator = _count_by(session, text(NEEDS_OPERATOR), BillingLink.provider, BillingLink.state)
     payment_problems = count_payment_problems(session)
     credit_left = count_credit_left(session)
     open_breakers = circuit_breaker.open_breakers(session)

@@ -14,7 +14,14 @@ from sqlalchemy import ColumnElement, TextClause, and_, func, or_, select, text
 from sqlalchemy.orm import Session
 
 from core.common.names import name_key
-from core.db.models.billing_links import CREDIT_IS_LEFT, IS_CONFLICT, IS_NO_CONFLICT, LINK_IS_BEHIND, BillingLink
+from core.db.models.billing_links import (
+    CREDIT_IS_LEFT,
+    IS_CONFLICT,
+    IS_NO_CONFLICT,
+    LINK_IS_BEHIND,
+    NEEDS_OPERATOR,
+    BillingLink,
+)
 from core.db.models.events import Event
 from core.db.models.inbox import ServiceEvent
 from core.db.models.organizations import Membership, Organization
@@ -30,7 +37,7 @@ from core.reporting.metrics import DriftReportSummary, count_credit_left, count_
 MAX_FAILURE_GROUPS = 20
 
 _IS_BEHIND = text(f"state = 'active' AND ({LINK_IS_BEHIND})")  # no other table has columns of these names
-_NEEDS_OPERATOR = BillingLink.state != "active"
+_NEEDS_OPERATOR = and_(BillingLink.state != "active", BillingLink.state != "observed")
 LinkFilter = Literal["parked", "behind", "unpaid", "credit"]
 _LINK_CONDITIONS: Mapping[LinkFilter, ColumnElement[bool] | TextClause] = {
     "parked": _NEEDS_OPERATOR,
@@ -82,6 +89,7 @@ class ProviderSummary:
     in_sync: int
     behind: int
     parked: int
+    observed: int
     behind_since: datetime | None
     payment_problems: Mapping[str, int]
     credit_left: int
@@ -116,7 +124,9 @@ class Overview:
 
     @property
     def in_sync(self) -> bool:
-        return not self.unpublished and all(not (each.behind or each.parked) for each in self.providers.values())
+        return not self.unpublished and all(
+            not (each.behind or each.parked or each.observed) for each in self.providers.values()
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,6 +246,7 @@ def error_codes(session: Session) -> list[str]:
 def _provider_summaries(session: Session) -> dict[Provider, ProviderSummary]:
     total = _count_by_provider(session)
     parked = _count_by_provider(session, _NEEDS_OPERATOR)
+    observed = _count_by_provider(session, BillingLink.state == "observed")
     behind = {
         row[0]: (row[1], row[2])
         for row in session.execute(
@@ -251,12 +262,13 @@ def _provider_summaries(session: Session) -> dict[Provider, ProviderSummary]:
     summaries: dict[Provider, ProviderSummary] = {}
     for provider in PROVIDERS:
         behind_count, since = behind.get(provider, (0, None))
-        parked_count = parked.get(provider, 0)
-        in_sync = max(0, total.get(provider, 0) - behind_count - parked_count)
+        parked_count, observed_count = parked.get(provider, 0), observed.get(provider, 0)
+        in_sync = max(0, total.get(provider, 0) - behind_count - parked_count - observed_count)
         summaries[provider] = ProviderSummary(
             in_sync=in_sync,
             behind=behind_count,
             parked=parked_count,
+            observed=observed_count,
             behind_since=since,
             payment_problems=payment_problems[provider],
             credit_left=credit_left[provider],
@@ -275,7 +287,7 @@ def _count_by_provider(session: Session, *conditions: ColumnElement[bool]) -> di
 
 def failures_for_operators(session: Session) -> list[FailureGroup]:
     """Errors of the links that wait for an operator, the most frequent first."""
-    return _failure_groups(session, text("state <> 'active'"))
+    return _failure_groups(session, text(NEEDS_OPERATOR))
 
 
 def _failure_groups(session: Session, *conditions: TextClause) -> list[FailureGroup]:

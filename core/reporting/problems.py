@@ -10,7 +10,7 @@ from typing import Final
 from sqlalchemy import and_, exists, func, or_, select, text
 from sqlalchemy.orm import Session
 
-from core.db.models.billing_links import BillingLink
+from core.db.models.billing_links import NEEDS_OPERATOR, BillingLink
 from core.db.models.inbox import ServiceEvent
 from core.db.models.providers import ProviderStatus
 from core.flow_control import circuit_breaker
@@ -23,7 +23,7 @@ from core.reporting.overview import FailureGroup
 REJECTED_MESSAGES_LISTED_FOR: Final = timedelta(days=1)
 
 # As the partial indexes have it.
-_NEEDS_OPERATOR: Final = text("billing_links.state <> 'active'")
+_NEEDS_OPERATOR: Final = text(NEEDS_OPERATOR)
 _IS_REJECTED: Final = text("service_events.status = 'rejected'")
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from sqlalchemy import func, select
+from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
 from core.db.models.billing_links import BillingLink
@@ -20,6 +20,8 @@ from core.flow_control import circuit_breaker
 from core.ports.spec import PROVIDERS, Provider
 from core.reconcile import link_status
 from core.reconcile.link_status import LinkReport, is_synced
+
+_NEWER_THAN_ANY: Final = 2**62
 
 
 class OrganizationVersion(NamedTuple):
@@ -47,6 +49,15 @@ class VersionStatus:
     def in_sync(self) -> bool:
         return all(provider in self.providers and self.providers[provider].is_synced for provider in PROVIDERS)
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing more comes by itself: both providers have the version, or are only observed."""
+        return all(
+            provider in self.providers
+            and (self.providers[provider].is_synced or self.providers[provider].link.status == "observed")
+            for provider in PROVIDERS
+        )
+
 
 def version_status(session: Session, org_id: str, now: datetime, version: int | None = None) -> VersionStatus | None:
     """Status of ``version``, by default the newest one; ``None``: there is no such organization."""
@@ -58,9 +69,13 @@ def version_statuses(session: Session, org_ids: Collection[str], now: datetime) 
     return _version_statuses(session, org_ids, now, None)
 
 
-def versions_in_sync(session: Session, versions: Collection[OrganizationVersion]) -> set[OrganizationVersion]:
-    """Those of the versions that both providers have. Cheap, for a poll: only columns of few rows are read."""
-    applied = select(BillingLink.org_id, func.min(BillingLink.applied_version)).where(
+def settled_versions(session: Session, versions: Collection[OrganizationVersion]) -> set[OrganizationVersion]:
+    """Those of the versions that both providers have, or will not get because the organization is only observed.
+
+    Cheap, for a poll: only columns of few rows are read.
+    """
+    version = case((BillingLink.state == "observed", _NEWER_THAN_ANY), else_=BillingLink.applied_version)
+    applied = select(BillingLink.org_id, func.min(version)).where(
         BillingLink.org_id.in_({each.org_id for each in versions})
     )
     applied_versions: dict[str, int] = {row[0]: row[1] for row in session.execute(applied.group_by(BillingLink.org_id))}
@@ -73,7 +88,8 @@ def versions_in_sync(session: Session, versions: Collection[OrganizationVersion]
     return {
         each
         for each in possible
-        if {link.provider for link in links[each.org_id] if is_synced(link, each.version)} >= set(PROVIDERS)
+        if {link.provider for link in links[each.org_id] if link.state == "observed" or is_synced(link, each.version)}
+        >= set(PROVIDERS)
     }
 
 

@@ -9,7 +9,7 @@ deleted. ``metadata`` is never sent, because it would replace the entries of oth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -120,19 +120,19 @@ class LagoCustomers:
         last_known: LastKnown,
         attempt: AttemptContext,
         sends_payer: bool,  # noqa: FBT001 - as in the request
-    ) -> list[PlannedStep]:
-        """Reads the customer first, so that what its response would refuse is refused now."""
+    ) -> Iterator[PlannedStep]:
+        """Then raises what the response would be refused for, as the customer shows now."""
         found = self._find(spec, _external_id(spec), attempt)
         lago_id = last_known.customer_id
-        if found is None and lago_id not in {None, _external_id(spec)}:
-            sentence = f"{lago_id} no longer exists in Lago, so Lago would create a new customer; decide what to keep"
-            raise _rejection(spec, sentence)
+        payer = spec.payer_id if sends_payer and self._has_linked_payer(spec) else None
+        yield from planned_steps.customer_steps(spec, found, payer)
         if found is not None:
             self._check_response(spec, last_known, found, sends_payer=sends_payer)
             if lago_id is None:
                 self._refuse_other_subscriptions(spec, attempt)
-        payer = spec.payer_id if sends_payer and self._has_linked_payer(spec) else None
-        return planned_steps.customer_steps(spec, found, payer)
+        elif lago_id not in {None, _external_id(spec)}:
+            sentence = f"{lago_id} no longer exists in Lago, so Lago would create a new customer; decide what to keep"
+            raise _rejection(spec, sentence)
 
     def _first_link_methods(self, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext) -> Sequence[str]:
         """Empty unless this request links the customer for the first time.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import NoReturn, cast
 
 import stripe
@@ -82,7 +83,8 @@ class StripeCustomers:
             return self._find_lost_in_restore(spec, last_known, attempt) or self._create_new(spec, last_known, attempt)
         lookback = STRIPE_CLOCK_SKEW
         if intent.is_key_safe(self._clock()):
-            attempt.before_change(lambda: [PlannedStep(kind="create_customer", is_repeat=True)])
+            body = _request_body(spec, attempt.database_id)
+            attempt.before_change(partial(planned_steps.repeated_create, intent.body, body))
             attempt.acquire_permit_ahead(CUSTOMER_CREATE_OPERATION)
             intent = attempt.resend_intent()
             try:

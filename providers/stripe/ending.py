@@ -34,6 +34,7 @@ from providers.stripe.responses import (
     StripeInvoice,
     StripeInvoiceLine,
     StripePage,
+    StripePeriod,
     StripeSubscription,
 )
 
@@ -85,21 +86,27 @@ class StripeEnding:
         invoices = self._invoices(subscription.id, attempt)
         if subscription.pause_collection is not None:
             invoices = [each for each in invoices if each.status != "draft"]
-        steps: list[PlannedStep] = []
-        for credit in unused_credits(invoices, ended_at):
+        to_credit = unused_credits(invoices, ended_at)
+        for credit in to_credit:
             _refuse_other_amounts(credit.invoice, subscription)
-            price = subscription.items.data[0].price
-            currency = price.currency.upper()
-            amount = STRIPE_UNITS.from_provider(min(credit.amount, credit.invoice.creditable), currency)
-            if amount > 0:
-                steps.append(
-                    PlannedStep(
-                        kind="credit_unused_time",
-                        object_id=credit.invoice.id,
-                        price_after=PlannedPrice(amount=amount, currency=currency, interval=None),
-                    )
-                )
-        return steps
+        # The end invoices what was changed within the period, and that is credited, too.
+        is_all_invoiced = abs(sum(each.amount for each in to_credit) - _unused_now(subscription, ended_at)) <= 1
+        currency = subscription.items.data[0].price.currency.upper()
+        return [
+            PlannedStep(
+                kind="credit_unused_time",
+                object_id=each.invoice.id,
+                price_after=PlannedPrice(
+                    amount=STRIPE_UNITS.from_provider(min(each.amount, each.invoice.creditable), currency)
+                    if is_all_invoiced
+                    else None,
+                    currency=currency,
+                    interval=None,
+                ),
+            )
+            for each in to_credit
+            if each.invoice.creditable > 0
+        ]
 
     def _credit(
         self, credit: InvoiceCredit, ended: StripeSubscription, attempt: AttemptContext
@@ -200,6 +207,21 @@ def unused_amount(line: StripeInvoiceLine, ended_at: int) -> int:
     length = line.period.end - line.period.start
     left = line.period.end - max(line.period.start, ended_at)
     return -(-line.amount * left // length) if left > 0 and length > 0 else 0
+
+
+def _unused_now(subscription: StripeSubscription, ended_at: int) -> int:
+    """What is left of the period at the prices of now."""
+    return sum(
+        unused_amount(
+            StripeInvoiceLine(
+                id="",
+                amount=(item.price.unit_amount or 0) * item.quantity,
+                period=StripePeriod(start=item.current_period_start, end=item.current_period_end),
+            ),
+            ended_at,
+        )
+        for item in subscription.items.data
+    )
 
 
 def _refuse_other_amounts(invoice: StripeInvoice, ended: StripeSubscription) -> None:

@@ -6,9 +6,10 @@ on the answer to an earlier one is therefore planned, too.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
+from core.common.json_types import Json
 from core.ports.planned import PlannedPrice, PlannedStep
 from core.ports.spec import CustomerSpec, SoldPrice, SubscriptionSpec
 from providers.stripe.metadata import to_metadata
@@ -38,6 +39,14 @@ def customer_update(found: StripeCustomer, spec: CustomerSpec) -> list[PlannedSt
         if is_changed
     ]
     return [PlannedStep(kind="update_customer", object_id=found.id, fields=tuple(fields))] if fields else []
+
+
+def repeated_create(sent: Mapping[str, Json], body: Mapping[str, Json]) -> list[PlannedStep]:
+    """A create that was sent before is repeated as it was, and then what has changed since is updated."""
+    steps = [PlannedStep(kind="create_customer", is_repeat=True)]
+    if fields := tuple(name for name in body if body[name] != sent.get(name)):
+        steps.append(PlannedStep(kind="update_customer", fields=fields))
+    return steps
 
 
 def planned_price(price: StripePrice, quantity: int) -> PlannedPrice:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -44,7 +44,7 @@ class InMemoryAttempt:
     def request_count(self) -> int:
         return len(self.operations)
 
-    def before_change(self, describe: Callable[[], Sequence[PlannedStep]]) -> None:
+    def before_change(self, describe: Callable[[], Iterable[PlannedStep]]) -> None:
         """It does not plan."""
 
     def acquire_permit_ahead(self, operation: str) -> None:

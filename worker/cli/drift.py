@@ -21,7 +21,7 @@ from core.db.database import Database
 from core.db.models.organizations import Organization
 from core.drift import report_store
 from core.drift.detector import DriftDetector
-from core.drift.repairer import ChangedSinceReportError, DriftRepairer, NotRepaired, RepairResult
+from core.drift.repairer import OBSERVED_REASON, ChangedSinceReportError, DriftRepairer, NotRepaired, RepairResult
 from core.drift.report_store import DriftReport, DriftRunTakenOverError, DriftStage
 from core.ports.spec import PROVIDER_NAMES
 from core.reconcile.account_guard import WrongAccountError
@@ -241,9 +241,15 @@ def _unrepairable_text(count: int) -> str:
     return f"{descriptions.plural(count, 'organization')} {have} only differences that you must resolve yourself"
 
 
+def _not_repaired_status(row: NotRepaired) -> str:
+    if row.reason == OBSERVED_REASON:
+        return "observed"
+    return "parked" if row.parked else "retried automatically"
+
+
 _NOT_REPAIRED_COLUMNS: list[Column[NotRepaired]] = [
     Column("organization", lambda row: row.org_id, kind="id"),
     Column("provider", lambda row: PROVIDER_NAMES[row.provider]),
-    Column("status", lambda row: "parked" if row.parked else "retried automatically"),
+    Column("status", _not_repaired_status),
     Column("reason", lambda row: row.reason, kind="fold"),
 ]

@@ -34,9 +34,9 @@ def status(*, org: descriptions.OptionalOrgArgument = None, as_json: output.Json
 
     JSON: {"version", "database": {"kind", "place", "is_read_only"}, "addresses": {provider: host}, "charges":
     {provider: [tier]} or null, "processes": [{"kind", "host", "version", "started_at", "last_heartbeat_at"}] of the
-    last minute, "in_sync", "organizations", "providers": {"stripe": {"in_sync", "behind", "parked", "behind_since",
-    "payment_problems": {payment: count}, "credit_left", "account_id", "livemode", "open_breaker": {"reason",
-    "open_since", "message", "probe_at"} or null, "webhooks_refused_since"}, "lago": …},
+    last minute, "in_sync", "organizations", "providers": {"stripe": {"in_sync", "behind", "parked", "observed",
+    "behind_since", "payment_problems": {payment: count}, "credit_left", "account_id", "livemode", "open_breaker":
+    {"reason", "open_since", "message", "probe_at"} or null, "webhooks_refused_since"}, "lago": …},
     "failures": [{"provider", "state", "kind", "code", "links", "since", "message"}], "unpublished",
     "unpublished_since", "inbox": {status: count},
     "last_drift_report": {"finished_at", "drifted", "kinds": {kind: count}} or null, "broker": {"address", "reachable",
@@ -132,6 +132,7 @@ def _show_overview(
                 Column("in sync", lambda row: str(row[1].in_sync), justify="right"),
                 Column("behind", lambda row: str(row[1].behind), justify="right"),
                 Column("parked", lambda row: str(row[1].parked), justify="right"),
+                Column("observed", lambda row: str(row[1].observed), justify="right"),
                 Column("longest behind", lambda row: output.relative_time(row[1].behind_since, now)),
             ],
         ),
@@ -167,6 +168,8 @@ def _overview_lines(
         lines.append(f"last drift check, {output.relative_time(last_report.finished_at, now)}: {drifted}")
     lines += _payment_lines(overview)
     lines += _credit_lines(overview)
+    if any(each.observed for each in overview.providers.values()):
+        lines.append("`billing-sync management report` shows what would be written to observed links")
     if any(each.parked for each in overview.providers.values()):
         lines.append("`billing-sync parked` shows what to do about parked links")
     if settings.uses_sandbox and not settings.is_embedded:

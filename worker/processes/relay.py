@@ -102,7 +102,11 @@ class Relay:
         with self._database.write() as session:
             published = outbox.mark_published(session, token, now())
             email_queue.enqueue_for_events(
-                session, [event for event in events if event.seq in published], runtime.catalog, now()
+                session,
+                [event for event in events if event.seq in published],
+                runtime.catalog,
+                now(),
+                runtime.reconciler.management,
             )
             delivery_counts = deliveries.create_for_events(session, published, now())
         delivery_tasks.enqueue(self._app, delivery_counts)

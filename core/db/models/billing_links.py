@@ -47,6 +47,8 @@ MarksState = Literal["ours", "due", "none", "removal"]
 the organization is managed. none: adopted without marks. removal: the objects are given back, so it is removed."""
 PaymentStatus = Literal["failed", "payer_rejected", "dispute_lost", "overdue", "manual"]
 
+NEEDS_OPERATOR: Final = "billing_links.state <> 'active' AND billing_links.state <> 'observed'"
+"""Parked or on hold. The first part is the condition of a partial index."""
 CONFLICT = "conflict"
 """The ``error_kind`` of a link that is on hold because somebody changed its provider."""
 LINK_IS_BEHIND = "applied_version < desired_version OR intent IS NOT NULL"
