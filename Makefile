@@ -14,6 +14,7 @@
 #   make races     requests against the loss of their authority, 1,000 times for each kind; five minutes
 #   make money SEED=1       tells stories of changes, faults and people for 10,000 steps; half an hour on a free machine
 #   make adoption SEED=1    discovers, adopts and manages a business of 2,000 customers whose truth is known
+#   make observed STATES=1000  compares what is planned in observe mode with what a reconcile then does; fifteen minutes
 #   make generated SEED=1   ten thousand generated messages and requests to a whole system: none is lost, none ends it; ten minutes
 #   make foreign   the whole story against stand-ins for Stripe that are not ours; three minutes (docs/how-to/prove-on-your-account.md)
 #   make live      the same against your own test accounts: STRIPE_SECRET_KEY=sk_test_… LAGO_API_URL=… LAGO_API_KEY=…
@@ -31,7 +32,7 @@ PROJECT := --no-deps --no-build-isolation --editable .
 COMPILE := pip compile pyproject.toml - --universal --python-version 3.11 --generate-hashes --no-config --quiet \
 	--no-emit-index-url --no-emit-find-links --annotation-style line --custom-compile-command 'make lock'
 
-.PHONY: install demo demo-adopt adoption test test-all check lint types layers docs promtool pgbouncer nginx crash-matrix held-open races rate-limits chaos money generated foreign live bench bench-quick lock
+.PHONY: install demo demo-adopt adoption test test-all check lint types layers docs promtool pgbouncer nginx crash-matrix held-open races rate-limits chaos money generated foreign live bench bench-quick lock observed
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -108,6 +109,9 @@ money: $(VENV)/installed-test
 CUSTOMERS ?= 2000
 adoption: $(VENV)/installed-test
 	@$(BIN)/python -W ignore -m tests.adoption.run --seed $(SEED) --customers $(CUSTOMERS)
+STATES ?= 1000
+observed: $(VENV)/installed-test
+	@$(BIN)/python -W ignore -m tests.observing.run --seed $(SEED) --states $(STATES)
 
 MESSAGES ?= 10000
 REQUESTS ?= 10000

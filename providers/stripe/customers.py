@@ -83,8 +83,7 @@ class StripeCustomers:
             return self._find_lost_in_restore(spec, last_known, attempt) or self._create_new(spec, last_known, attempt)
         lookback = STRIPE_CLOCK_SKEW
         if intent.is_key_safe(self._clock()):
-            body = _request_body(spec, attempt.database_id)
-            attempt.before_change(partial(planned_steps.repeated_create, intent.body, body))
+            attempt.before_change(partial(self._planned_repeat, intent, spec, attempt))
             attempt.acquire_permit_ahead(CUSTOMER_CREATE_OPERATION)
             intent = attempt.resend_intent()
             try:
@@ -218,6 +217,15 @@ class StripeCustomers:
         if updated.deleted:
             _refuse_deleted(customer_id, spec)
         return updated
+
+    def _planned_repeat(self, intent: Intent, spec: CustomerSpec, attempt: AttemptContext) -> list[PlannedStep]:
+        """The create is repeated as it was, and then what differs is updated, also if it was created before."""
+        live = self._list_marked_as_ours(search_window(intent), spec, attempt)
+        if live:
+            found = self._read(_single(live, spec), attempt, spec)
+            repeated = PlannedStep(kind="create_customer", object_id=found.id, is_repeat=True)
+            return [repeated, *planned_steps.customer_update(found, spec)]
+        return planned_steps.repeated_create(intent.body, _request_body(spec, attempt.database_id))
 
     def _planned_update(self, customer_id: str, spec: CustomerSpec, attempt: AttemptContext) -> list[PlannedStep]:
         found = self._read(customer_id, attempt, spec)

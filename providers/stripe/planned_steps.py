@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from typing import Final
 
 from core.common.json_types import Json
 from core.ports.planned import PlannedPrice, PlannedStep
@@ -25,6 +26,8 @@ from providers.stripe.responses import (
 )
 
 FindById = Callable[[str], StripePrice]
+_UNKNOWN_END: Final = 1
+"""Unix seconds: the end of a period that has not begun yet."""
 
 
 def customer_update(found: StripeCustomer, spec: CustomerSpec) -> list[PlannedStep]:
@@ -68,7 +71,7 @@ def updated(found: StripeSubscription, update: StripeUpdate, item_id: str, price
 def created(spec: SubscriptionSpec, price: StripePrice, database_id: str) -> StripeSubscription:
     """A subscription as Stripe would create it, for the steps after it. Its period is not known."""
     marks = {"org_id": spec.org_id, "plan": spec.plan_code, "database_id": database_id}
-    item = StripeSubscriptionItem(id="", price=price, current_period_start=0, current_period_end=0)
+    item = StripeSubscriptionItem(id="", price=price, current_period_start=0, current_period_end=_UNKNOWN_END)
     return StripeSubscription(
         id="",
         status="active",
@@ -159,5 +162,5 @@ def _billed(state: SubscriptionState) -> tuple[str | None, str, int]:
 def _effective_at(before: SubscriptionState, after: SubscriptionState) -> datetime | None:
     """None if the period ends at another time than was read: a new interval begins a new period."""
     is_same_period = interval_of(before.item.price) == interval_of(after.item.price)
-    is_known = is_same_period and after.scheduled_at > 0
+    is_known = is_same_period and after.scheduled_at > _UNKNOWN_END
     return datetime.fromtimestamp(after.scheduled_at, UTC) if is_known else None

@@ -68,6 +68,21 @@ def problems(database: Database, plans: Catalog, generated: ChaosChanges, state:
         yield from (f"{org_id}: {problem}" for problem in _of_one(row, desired, plans, holdings[org_id]))
 
 
+def observed_problems(database: Database, generated: ChaosChanges, state: JsonDocument) -> Iterator[str]:
+    """One sentence for each link that is not observed, and for each object that a provider has."""
+    with database.read() as session:
+        links = session.execute(
+            select(BillingLink.org_id, BillingLink.provider, BillingLink.state, BillingLink.observation)
+        ).all()
+    if len({each.org_id for each in links}) != len(generated.desired):
+        yield f"{len(generated.desired)} organizations, but the links are of {len({each.org_id for each in links})}"
+    yield from (f"{each.org_id} is {each.state} at {each.provider}" for each in links if each.state != "observed")
+    yield from (f"{each.org_id} has no observation" for each in links if each.observation is None)
+    for provider, noun in (("stripe", "customers"), ("stripe", "subscriptions"), ("lago", "customers")):
+        if state[provider][noun]:
+            yield f"{provider} has {len(state[provider][noun])} {noun}"
+
+
 def _holdings(state: JsonDocument) -> defaultdict[str, Holdings]:
     found: defaultdict[str, Holdings] = defaultdict(
         lambda: Holdings(at_stripe=[], at_lago=[], sold_by_stripe=[], sold_by_lago=[], charged=Counter())

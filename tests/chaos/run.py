@@ -1,9 +1,11 @@
 """``make chaos SEED=1``: send changes while servers and processes stop and start; all must be in sync soon after.
 
     python -m tests.chaos.run [--seed 1] [--scenario postgres-redis|sqlite|postgres-rabbitmq] [--changes 500]
+        [--observe]
 
 The seed decides the changes, the faults, their order and their pauses. Each scenario prints its steps and figures.
-Exit code 1 if something was lost, created or charged twice, or late.
+Exit code 1 if something was lost, created or charged twice, or late. With ``--observe`` the installation is observed:
+then every link must be observed soon after, and nothing may have been written at a provider.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from core.catalog.plans import Catalog, ChargingProvider
 from core.db.database import DATABASE_UNAVAILABLE_ERRORS, Database
 from core.db.models.billing_links import BillingLink
 from core.db.models.inbox import ServiceEvent
+from core.db.models.organizations import Management
 from core.reconcile import due_links
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
@@ -94,15 +97,24 @@ class Scene:
     plans: Catalog
     faults: list[ChaosFault]
     left_out: str | None
+    management: Management
 
 
-def play(name: Name, seed: int, say: Say, *, changes: int = CHANGES, repeats: int = 1) -> Report:
+def play(  # noqa: PLR0913 - a scenario has these
+    name: Name,
+    seed: int,
+    say: Say,
+    *,
+    changes: int = CHANGES,
+    repeats: int = 1,
+    management: Management = "manage",
+) -> Report:
     """Run a scenario; each fault is injected ``repeats`` times."""
     chance = random.Random(f"{name} {seed}")  # noqa: S311 - a seeded scenario, no secret
     report = Report(name=name, seed=seed)
     plans = plan_catalog.load(charged_by=CHARGED_BY[name])
     generated = generate_changes(chance, min(ORGANIZATIONS, max(1, changes // 8)), changes, plans.tiers())
-    with _scene(name, chance, generated, plans, repeats) as scene:
+    with _scene(name, chance, generated, plans, repeats, management) as scene:
         started = time.monotonic()
         say(
             f"{name}, seed {seed}: {len(generated.desired)} organizations charged by {CHARGED_BY[name].title()}, "
@@ -135,7 +147,9 @@ def _moments(chance: random.Random, changes: int, faults: int) -> list[int]:
 
 
 @contextmanager
-def _scene(name: Name, chance: random.Random, generated: ChaosChanges, plans: Catalog, repeats: int) -> Iterator[Scene]:
+def _scene(  # noqa: PLR0913, PLR0917 - what a scene is made of
+    name: Name, chance: random.Random, generated: ChaosChanges, plans: Catalog, repeats: int, management: Management
+) -> Iterator[Scene]:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-")))
         served = stack.enter_context(Sandbox(limits=True))
@@ -150,6 +164,7 @@ def _scene(name: Name, chance: random.Random, generated: ChaosChanges, plans: Ca
         environment = _environment(served.url, folder) | {
             "DATABASE_URL": deployment.database_url,
             "CHARGED_BY": CHARGED_BY[name],
+            "MANAGEMENT": management,
         }
         if deployment.broker is not None:
             environment["CELERY_BROKER_URL"] = deployment.broker
@@ -173,6 +188,7 @@ def _scene(name: Name, chance: random.Random, generated: ChaosChanges, plans: Ca
             plans=plans,
             faults=faults,
             left_out=deployment.left_out,
+            management=management,
         )
 
 
@@ -280,7 +296,10 @@ def _behind(scene: Scene) -> str:
 
 def _judge(scene: Scene, generated: ChaosChanges, report: Report) -> list[str]:
     state = scene.sandbox.state()
-    problems = [*judge.problems(scene.database, scene.plans, generated, state)]
+    if scene.management == "observe":
+        problems = [*judge.observed_problems(scene.database, generated, state)]
+    else:
+        problems = [*judge.problems(scene.database, scene.plans, generated, state)]
     url = scene.database.url.set(drivername=scene.database.url.get_backend_name())
     written = [("logs", scene.supervisor.logs), *leaks.rows(url.render_as_string(hide_password=False), with_names=True)]
     problems += [f"an API key was written to {place}" for place in leaks.found(written, {STRIPE_KEY, LAGO_KEY})]
@@ -290,6 +309,8 @@ def _judge(scene: Scene, generated: ChaosChanges, report: Report) -> list[str]:
     problems += [
         f"{name} reached a provider {count} times more than the history has" for name, count in missing.items()
     ]
+    if scene.management == "observe":
+        problems += [f"{name} was written {count} times while observed" for name, count in received.items()]
     report.figures = {
         "customers at each provider": len(state["stripe"]["customers"]),
         "charges": len(state["charges"]),
@@ -340,6 +361,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--scenario", choices=SCENARIOS, action="append", help="What to run; all possible if omitted.")
     parser.add_argument("--changes", type=int, default=CHANGES)
+    parser.add_argument("--observe", action="store_true", help="The installation is observed.")
     parser.add_argument("--repeats", type=int, default=2, help="How often each fault is injected.")
     options = parser.parse_args(arguments)
     leave_nothing_behind()
@@ -348,7 +370,14 @@ def main(arguments: Sequence[str]) -> int:
         if name == "postgres-rabbitmq" and not servers.rabbit_is_installed():
             _print(f"{name}: skipped, because RabbitMQ is not installed")
             continue
-        report = play(cast("Name", name), options.seed, _print, changes=options.changes, repeats=options.repeats)
+        report = play(
+            cast("Name", name),
+            options.seed,
+            _print,
+            changes=options.changes,
+            repeats=options.repeats,
+            management="observe" if options.observe else "manage",
+        )
         failed = failed or bool(report.problems)
     return int(failed)
 

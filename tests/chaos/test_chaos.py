@@ -16,3 +16,9 @@ def test_changes_that_flow_through_outages_are_in_sync_soon_after_and_once_each(
     lines: list[str] = []
     report = run.play(name, SEED, lines.append, changes=60)
     assert not report.problems, "\n".join(lines)
+
+
+def test_nothing_is_written_through_outages_while_it_is_observed() -> None:
+    lines: list[str] = []
+    report = run.play("postgres-redis", SEED, lines.append, changes=60, management="observe")
+    assert not report.problems, "\n".join(lines)

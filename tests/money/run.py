@@ -1,9 +1,10 @@
 """``make money SEED=1``: the money machine for 10,000 steps, and at the end what it did and found in one line.
 
-    python -m tests.money.run [--seed 1] [--steps 10000] [--steps-each 40]
+    python -m tests.money.run [--seed 1] [--steps 10000] [--steps-each 40] [--observe]
 
 Ten stories are told for each seed, from the given one on, until the steps are reached. A failed story is printed and
-counted, and the next seed follows. Exit code 1 if there was one.
+counted, and the next seed follows. Exit code 1 if there was one. With ``--observe`` the installation is observed once
+the first organizations are at home: from then on nothing may be written at a provider.
 """
 
 from __future__ import annotations
@@ -43,12 +44,20 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="the first seed")
     parser.add_argument("--steps", type=int, default=STEPS, help="how many steps at least")
     parser.add_argument("--steps-each", type=int, default=STEPS_EACH, help="how many steps a story has")
+    parser.add_argument("--observe", action="store_true", help="the installation is observed")
     asked = parser.parse_args()
     # The stories print what they did; the log would hide it.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     tally = Tally()
     with tempfile.TemporaryDirectory() as folder, Sandbox(limits=False) as server, SandboxClient(server.url) as sandbox:
-        stage = Stage(_empty_database(Path(folder)), sandbox, server.url, plan_catalog.load(), tally)
+        stage = Stage(
+            _empty_database(Path(folder)),
+            sandbox,
+            server.url,
+            plan_catalog.load(),
+            tally,
+            management="observe" if asked.observe else "manage",
+        )
         number = asked.seed
         while tally.steps < asked.steps:
             tell(stage, number, asked.steps_each, _say)

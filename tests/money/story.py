@@ -17,7 +17,7 @@ from typing import Final
 from core.catalog.plans import Catalog
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
-from core.db.models.organizations import Organization
+from core.db.models.organizations import Management, Organization
 from core.drift.conflict_resolver import CannotResolveError
 from core.events.event_types import ChangeContext
 from core.flow_control import circuit_breaker
@@ -57,13 +57,17 @@ Trouble = tuple[Provider, str, str, int] | None
 
 @dataclass(frozen=True)
 class Stage:
-    """What every story of a run begins with. ``empty``: a database to copy."""
+    """What every story of a run begins with. ``empty``: a database to copy.
+
+    ``management``: the mode of the installation once the first organizations are at home.
+    """
 
     empty: Path
     sandbox: SandboxClient
     url: str
     plans: Catalog
     tally: Tally
+    management: Management = "manage"
 
 
 class MoneyStory:

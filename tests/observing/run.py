@@ -151,7 +151,7 @@ class _Comparison:
             expectation.apply(step)
         found = expectation.differences(terms.read(world.sandbox.state(), provider, self.org_id))
         problem = planned.problem
-        if (problem.message if problem is not None else None) != link.error_message:
+        if not _is_same_problem(problem.message if problem is not None else None, link.error_message):
             found.append(f"planned problem: {problem}; is {link.state}: {link.error_message}")
         return [f"{provider}, {[step.kind for step in planned.steps]}: {each}" for each in found]
 
@@ -166,6 +166,12 @@ class _Comparison:
         counters = self.story.world.sandbox.counters()
         operations = [*counters.stripe.operations.items(), *counters.lago.operations.items()]
         return sum(count for name, count in operations if not name.startswith("GET "))
+
+
+def _is_same_problem(planned: str | None, happened: str | None) -> bool:
+    """The id of a customer that Lago creates by mistake is known only afterwards."""
+    cut = "no longer exists in Lago"
+    return (planned or "").partition(cut)[:2] == (happened or "").partition(cut)[:2]
 
 
 def _say(line: str) -> None:

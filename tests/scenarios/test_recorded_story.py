@@ -19,7 +19,7 @@ import pytest
 from core.catalog import publishing
 from core.organizations import commands
 from core.ports.quotes import PlanChangeQuery
-from core.ports.spec import SubscriptionSpec
+from core.ports.spec import PROVIDERS, SubscriptionSpec
 from core.reconcile.account_guard import AccountGuard
 from providers.lago.provider import LagoProvider
 from sandbox.server import Sandbox
@@ -154,7 +154,8 @@ class Story:
         """The process that starts next first makes sure whose key it has."""
         org_id = self.organizations["killed"] = self.world.create("killed", "professional", "k@example.com")
         self.world.run(org_id, "stripe")
-        self.world.providers["lago"].after_customer = kill_worker
+        is_observed = self.world.management == "observe"  # its attempts end where they would write
+        setattr(self.world.providers["lago"], "before_customer" if is_observed else "after_customer", kill_worker)
         self.world.run_until_killed(org_id, "lago")
         self.world.expire_lease()
         self._confirm_account()
@@ -172,8 +173,12 @@ class Story:
         self._reconcile(name)
 
     def _reconcile(self, name: str) -> None:
-        self.world.reconcile_until_idle(self.organizations[name])
-        assert self.world.is_in_sync(self.organizations[name])
+        org_id = self.organizations[name]
+        self.world.reconcile_until_idle(org_id)
+        if self.world.management == "observe":
+            assert {self.world.link(org_id, provider).state for provider in PROVIDERS} == {"observed"}
+        else:
+            assert self.world.is_in_sync(org_id)
 
 
 @pytest.fixture
@@ -195,6 +200,19 @@ def test_our_requests_are_those_of_the_recorded_story(story: Story) -> None:
         if not is_equal:
             differing[step] = f"{sent} instead of {recorded}"
     assert differing.keys() == DIFFERENCES.keys(), differing
+
+
+def test_while_it_is_observed_the_whole_story_writes_nothing(story: Story) -> None:
+    story.world.management = "observe"
+    before = story.world.sandbox.state()
+    for step, _ in _recorded_steps():
+        if step != "plans":  # they are there already, and an observed installation creates none
+            story.play(step)
+    counters = story.world.sandbox.counters()
+    operations = {*counters.stripe.operations, *counters.lago.operations}
+    assert {name for name in operations if not name.startswith("GET ")} == set()
+    assert operations
+    assert story.world.sandbox.state() == before
 
 
 def test_a_remote_check_asks_what_the_recorded_one_asked(story: Story) -> None:
