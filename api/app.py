@@ -150,7 +150,7 @@ def _read_versions_in_sync(
     context: ApiContext, versions: Collection[OrganizationVersion]
 ) -> AbstractSet[OrganizationVersion]:
     with context.database.read() as session:
-        return sync_queries.settled_versions(session, versions)
+        return sync_queries.final_versions(session, versions)
 
 
 def _check_permission_table(app: FastAPI, document: dict[str, Any]) -> None:

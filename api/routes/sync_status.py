@@ -115,7 +115,7 @@ async def get_sync_status(  # noqa: PLR0913 - the request and its caller
     """Whether both providers have a change. With ``wait`` the response waits for it, unless it is only observed."""
     threads, seconds = threads_of(request), int(wait.removesuffix("s"))
     version_status = await run_sync(_read_version_status, context, org_id, version, limiter=threads)
-    if version_status.is_settled or seconds == 0:
+    if version_status.is_final or seconds == 0:
         return _sync_status_response(org_id, version_status, role=principal.role)
     with request_limits(request).waiting.reserve(principal.name):
         return await _wait_until_in_sync(request, context, OrganizationVersion(org_id, version_status.version), seconds)
@@ -133,7 +133,7 @@ async def _wait_until_in_sync(
         is_over = time.monotonic() >= deadline or request.app.state.stopping.is_set()
         if is_in_sync or is_over:
             version_status = await run_sync(_read_version_status, context, *version, limiter=threads)
-            if version_status.is_settled or is_over:
+            if version_status.is_final or is_over:
                 return _sync_status_response(version.org_id, version_status, role=principal.role)
 
 

@@ -13,7 +13,6 @@ from typing import Final, Literal
 AdviceCode = Literal[
     # The customer
     "wrong_account",
-    "only_observed",
     "customer_not_linked",
     "duplicate_customer",
     "customer_deleted",
@@ -74,10 +73,6 @@ ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
     "wrong_account": (
         "its ids belong to the account {link_account}, but our API key belongs to {key_account}: set the id of the "
         "customer in {key_account} with `billing-sync set-customer-id {org_id} --{provider} …`"
-    ),
-    "only_observed": (
-        "the organization is observed, so nothing is repaired; `billing-sync management report {org_id}` shows what a "
-        "reconcile would do"
     ),
     "customer_not_linked": "set the right customer with `billing-sync set-customer-id {org_id} --{provider} …`",
     "duplicate_customer": (

@@ -100,7 +100,10 @@ class ProviderSide:
         advice = (self.link.error_message if is_on_hold else None) or found.advice.sentence
         is_observed = self.link.state == "observed" and not self.is_remote_check
         if is_observed and found.repairable:
-            advice = self.advice("only_observed").sentence
+            advice = (
+                "the organization is observed, so nothing is repaired; "
+                f"`billing-sync management report {self.organization.id}` shows what a reconcile would do"
+            )
         return Finding(
             kind=found.kind,
             provider=self.provider,

@@ -50,7 +50,7 @@ class VersionStatus:
         return all(provider in self.providers and self.providers[provider].is_synced for provider in PROVIDERS)
 
     @property
-    def is_settled(self) -> bool:
+    def is_final(self) -> bool:
         """Whether nothing more comes by itself: both providers have the version, or are only observed."""
         return all(
             provider in self.providers
@@ -69,7 +69,7 @@ def version_statuses(session: Session, org_ids: Collection[str], now: datetime) 
     return _version_statuses(session, org_ids, now, None)
 
 
-def settled_versions(session: Session, versions: Collection[OrganizationVersion]) -> set[OrganizationVersion]:
+def final_versions(session: Session, versions: Collection[OrganizationVersion]) -> set[OrganizationVersion]:
     """Those of the versions that both providers have, or will not get because the organization is only observed.
 
     Cheap, for a poll: only columns of few rows are read.

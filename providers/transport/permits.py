@@ -39,6 +39,6 @@ def refuse_write(provider: Provider, permits: RequestPermits, operation: str) ->
         return
     message = (
         f"{operation} was not sent to {PROVIDER_NAMES[provider]}, because nothing is written in observe mode: set "
-        "MANAGEMENT=manage, or run `billing-sync management manage ORG` for one organization"
+        "MANAGEMENT=manage"
     )
     raise WriteRefusedError(provider, message, "observe_only")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from core.db.models.organizations import Organization
 from core.ports.planned import PlannedStep
 from core.ports.spec import Provider
-from tests.observing.terms import Books, CustomerCard, Terms
+from tests.observing.terms import CustomerCard, ProviderTerms, Terms
 
 NEW = "new"
 
@@ -27,7 +27,9 @@ class Expectation:
     problems: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, provider: Provider, organization: Organization, payer: str | None, before: Books) -> Expectation:
+    def of(
+        cls, provider: Provider, organization: Organization, payer: str | None, before: ProviderTerms
+    ) -> Expectation:
         return cls(
             provider=provider,
             organization=organization,
@@ -49,22 +51,23 @@ class Expectation:
                 self._apply_to_subscription(step)
 
     def _apply_to_customer(self, step: PlannedStep) -> None:
-        wanted = self.organization
+        desired = self.organization
         match step.kind:
             case "create_customer":
                 is_stripe = self.provider == "stripe"
                 if step.object_id in self.customers:
                     return  # it was created, and the answer was lost
-                card = CustomerCard(name=wanted.name, email=wanted.billing_email, is_marked=is_stripe)
+                card = CustomerCard(name=desired.name, email=desired.billing_email, is_marked=is_stripe)
                 self.customers[NEW] = card
             case "update_customer":
                 customer_id = step.object_id or NEW
                 card = self.customers[customer_id]
-                for name in step.fields:
-                    value: object = {"name": wanted.name, "email": wanted.billing_email, "metadata": True}[name]
-                    changed = {"is_marked" if name == "metadata" else name: value}
-                    card = replace(card, **changed)  # type: ignore[arg-type]
-                self.customers[customer_id] = card
+                self.customers[customer_id] = replace(
+                    card,
+                    name=desired.name if "name" in step.fields else card.name,
+                    email=desired.billing_email if "email" in step.fields else card.email,
+                    is_marked=card.is_marked or "metadata" in step.fields,
+                )
             case "write_marks" | "remove_marks" if step.object_id in self.customers:
                 card = self.customers[step.object_id]
                 self.customers[step.object_id] = replace(card, is_marked=step.kind == "write_marks")
@@ -105,7 +108,7 @@ class Expectation:
             return self.organization.id
         return step.object_id or NEW
 
-    def differences(self, after: Books) -> list[str]:
+    def differences(self, after: ProviderTerms) -> list[str]:
         """Between what was planned and what the provider has."""
         found = list(self.problems)
         found += _compare("customer", self.customers, after.customers)
@@ -117,7 +120,7 @@ class Expectation:
 
 
 def _compare(
-    noun: str, planned: dict[str, object] | dict[str, CustomerCard] | dict[str, Terms], has: object
+    object_type: str, planned: dict[str, object] | dict[str, CustomerCard] | dict[str, Terms], has: object
 ) -> list[str]:
     assert isinstance(has, dict)
     found = []
@@ -129,7 +132,7 @@ def _compare(
         if isinstance(left, Terms) and isinstance(right, Terms):
             # How a new subscription is collected, and the plan that our metadata names, are no part of a step.
             right = replace(right, collection=left.collection) if left.collection is None else right
-            right = replace(right, plan=left.plan) if left.plan is None else right
+            right = replace(right, plan=left.plan) if None in {left.plan, right.plan} else right
         if left != right:
-            found.append(f"{noun} {key}: planned {left}, has {right}")
+            found.append(f"{object_type} {key}: planned {left}, has {right}")
     return found

@@ -35,9 +35,10 @@ from tests.money.story import MoneyStory, Stage
 from tests.money.tally import Tally
 from tests.observing import terms
 from tests.observing.judge import Expectation
-from tests.observing.states import ObservedState
+from tests.observing.states import SeededState
 
 STATES: Final = 1_000
+STATES_PER_LINE: Final = 20
 MAX_TRIES: Final = 4
 
 Say = Callable[[str], None]
@@ -75,6 +76,8 @@ def main() -> int:
         stage = Stage(empty_database(Path(folder)), sandbox, server.url, plan_catalog.load(), Tally())
         for number in range(asked.seed, asked.seed + asked.states):
             compare(stage, number, figures, _say)
+            if figures.states % STATES_PER_LINE == 0:
+                _say(figures.line)
     _say(f"\n{', '.join(f'{count} {kind}' for kind, count in figures.kinds.most_common())}\n{figures.line}")
     return 1 if figures.differences or figures.writes else 0
 
@@ -92,7 +95,7 @@ def compare(stage: Stage, number: int, figures: StateFigures, say: Say) -> None:
     chance = Random(number)  # noqa: S311 - a seeded state, no secret
     story = MoneyStory(stage)
     try:
-        state = ObservedState(story, chance)
+        state = SeededState(story, chance)
         state.build()
         figures.states += 1
         found = _Comparison(story, state.org_id, figures).run(chance.choice(PROVIDERS))

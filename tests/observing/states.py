@@ -29,7 +29,7 @@ MAX_CHANGES: Final = 3
 
 
 @dataclass
-class ObservedState:
+class SeededState:
     """``words``: how it came about."""
 
     story: MoneyStory

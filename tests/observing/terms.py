@@ -43,7 +43,7 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Books:
+class ProviderTerms:
     """All customers and all subscriptions that have not ended, by id, and all that was ever credited."""
 
     customers: dict[str, CustomerCard]
@@ -51,15 +51,15 @@ class Books:
     credited: int = 0
 
 
-def read(state: Doc, provider: Provider, org_id: str) -> Books:
+def read(state: Doc, provider: Provider, org_id: str) -> ProviderTerms:
     if provider == "lago":
         return _lago(state["lago"])
     return replace(_stripe(state["stripe"], org_id), credited=sum(each["amount"] for each in state["credit_notes"]))
 
 
-def _stripe(state: Doc, org_id: str) -> Books:
+def _stripe(state: Doc, org_id: str) -> ProviderTerms:
     prices = {each["id"]: each for each in state["prices"]}
-    return Books(
+    return ProviderTerms(
         customers={
             each["id"]: CustomerCard(
                 name=each.get("name"),
@@ -99,9 +99,9 @@ def _stripe_price(price: Doc, quantity: int) -> PlannedPrice:
     return PlannedPrice(amount=price["unit_amount"] * quantity, currency=price["currency"].upper(), interval=interval)
 
 
-def _lago(state: Doc) -> Books:
+def _lago(state: Doc) -> ProviderTerms:
     plans = {each["code"]: each for each in state["plans"]}
-    return Books(
+    return ProviderTerms(
         customers={
             each["lago_id"]: CustomerCard(
                 name=each["name"],

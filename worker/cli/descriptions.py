@@ -193,7 +193,7 @@ def next_step(link: LinkReport, org_id: str, now: datetime) -> str | None:
 
 def _step_while_observed(link: LinkReport, org_id: str) -> str:
     if link.is_theirs:
-        return "what it has there is not ours: adopt it first; nothing is written before"
+        return f"adopt it first: `billing-sync adopt {org_id}`; nothing is written before"
     return f"nothing is written; `billing-sync management manage {org_id}` takes these steps"
 
 

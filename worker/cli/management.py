@@ -106,4 +106,4 @@ def _lines(organization: ObservedOrganization) -> Iterator[str]:
             "the organization is observed"
         )
     if organization.theirs:
-        yield "  what it has there is not ours: adopt it first"
+        yield f"  adopt it first: `billing-sync adopt {organization.org_id}`"

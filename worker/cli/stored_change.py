@@ -20,10 +20,18 @@ BROKER_REFUSES_NOTICE = (
 )
 
 
+OBSERVED_NOTICE = (
+    "MANAGEMENT is observe, so nothing is written at a provider: `billing-sync management report` shows what would be, "
+    "and `billing-sync management manage ORG` manages one organization."
+)
+
+
 def lines(settings: Settings, org_id: str | None = None) -> Iterator[str]:
     """``org_id``: the organization, if it is one."""
     if org_id is not None:
         yield f"`billing-sync status {org_id}` shows the result at the providers."
+    if settings.management == "observe":
+        yield OBSERVED_NOTICE
     if settings.is_embedded:
         yield EMBEDDED_NOTICE
         return

@@ -94,7 +94,6 @@ PAUSED = Arrangement(is_paused=True)
 CONFIRMED = link("stripe", customer_state="applied")
 RULE_CASES: dict[AdviceCode, ProviderSide] = {
     "wrong_account": side("stripe", ours=link("stripe", account_id="acct_1"), key_account="acct_2"),
-    "only_observed": side("stripe", customer(name="Other"), ours=link("stripe", state="observed")),
     "customer_not_linked": side("stripe", customer(), ours=link("stripe", customer_id=None)),
     "duplicate_customer": side("stripe", customer(), customer(id="cus_2")),
     "customer_deleted": side("stripe", customer(deleted=True)),

@@ -1,0 +1,135 @@
+"""`management`: an organization's own mode, and the report of what would be written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from core.common.clock import utc_now
+from core.db.database import Database
+from core.db.models.billing_links import BillingLink
+from core.db.models.organizations import Organization
+from core.org_manager import OrgManager
+from core.ports.planned import PlannedPrice, PlannedStep
+from core.reconcile import observation
+from core.reconcile.observation import Observation, ObservedProblem
+from tests.support import console
+
+STEPS = (
+    PlannedStep(kind="update_customer", object_id="cus_1", fields=("name", "email")),
+    PlannedStep(
+        kind="change_plan",
+        object_id="sub_1",
+        before="starter_monthly_usd",
+        after="enterprise_monthly_usd",
+        price_before=PlannedPrice(amount=1900, currency="USD", interval="monthly"),
+        price_after=PlannedPrice(amount=9900, currency="USD", interval="monthly"),
+    ),
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return console.prepare(tmp_path)
+
+
+@pytest.fixture
+def manager(folder: Path) -> Iterator[OrgManager]:
+    opened = OrgManager(data_dir=folder / "data")
+    yield opened
+    opened.close()
+
+
+def database_of(folder: Path) -> Database:
+    return Database(f"sqlite:///{folder / 'data' / 'billing-sync.db'}")
+
+
+def observe_with(folder: Path, org_id: str, stripe: Observation) -> None:
+    """As an attempt at the Stripe link leaves it."""
+    database = database_of(folder)
+    with database.write() as session:
+        link = session.get_one(BillingLink, (org_id, "stripe"))
+        link.state, link.observation, link.observed_at = "observed", observation.to_json(stripe), utc_now()
+    database.close()
+
+
+def mode_of(folder: Path, org_id: str) -> str | None:
+    database = database_of(folder)
+    with database.read() as session:
+        mode = session.get_one(Organization, org_id).management
+    database.close()
+    return mode
+
+
+def test_the_mode_of_an_organization_is_set_and_said(folder: Path, manager: OrgManager) -> None:
+    org_id = manager.create_organization("Acme")
+    shown = console.run(folder, "management", "observe", "Acme").stdout
+    assert f"{org_id}: observe." in shown
+    assert mode_of(folder, org_id) == "observe"
+    assert "Nothing was changed" in console.run(folder, "management", "observe", org_id).stdout
+    console.run(folder, "management", "manage", org_id)
+    assert mode_of(folder, org_id) == "manage"
+
+
+def test_without_an_organization_the_way_out_is_said(folder: Path, manager: OrgManager) -> None:
+    org_id = manager.create_organization("Acme")
+    ended = console.run(folder, "management", "observe")
+    assert ended.returncode != 0
+    assert "set MANAGEMENT=observe for every process" in " ".join(ended.stderr.split())
+    assert mode_of(folder, org_id) is None
+
+
+def test_the_report_shows_each_step_with_its_money(folder: Path, manager: OrgManager) -> None:
+    org_id = manager.create_organization("Acme")
+    manager.create_organization("Managed")
+    console.run(folder, "management", "observe", org_id)
+    observe_with(folder, org_id, Observation(version=2, steps=STEPS))
+    shown = " ".join(console.run(folder, "management", "report", settings={"COLUMNS": "200"}).stdout.split())
+    assert "Stripe: update the customer cus_1 in Stripe: name, email" in shown
+    assert (
+        "change the subscription sub_1 in Stripe from starter_monthly_usd to enterprise_monthly_usd now: "
+        "19.00 USD monthly → 99.00 USD monthly"
+    ) in shown
+    assert "Lago: not read yet" in shown
+    assert "All steps together, monthly: 19.00 USD → 99.00 USD" in shown
+    assert "Managed" not in shown
+    document = json.loads(console.run(folder, "management", "report", "--json").stdout)
+    (row,) = document["organizations"]
+    assert (row["org_id"], row["observations"]["lago"]) == (org_id, None)
+    assert [step["kind"] for step in row["observations"]["stripe"]["steps"]] == ["update_customer", "change_plan"]
+    assert document["money"] == [{"currency": "USD", "interval": "monthly", "before": 1900, "after": 9900}]
+
+
+def test_the_report_and_the_status_say_what_would_park_the_link(folder: Path, manager: OrgManager) -> None:
+    org_id = manager.create_organization("Acme")
+    problem = ObservedProblem(kind="rejected", code="customer_deleted", message="customer cus_1 was deleted in Stripe")
+    observe_with(folder, org_id, Observation(version=1, problem=problem))
+    settings = {"MANAGEMENT": "observe", "COLUMNS": "200"}
+    for words in (("management", "report"), ("status", org_id)):
+        shown = console.run(folder, *words, settings=settings).stdout
+        assert "the link is parked: customer cus_1 was deleted in Stripe" in shown
+    status = console.run(folder, "status", org_id, settings=settings).stdout
+    assert "observed" in status
+    assert "nothing is written" in status
+    assert "Nothing is parked." in console.run(folder, "parked", settings=settings).stdout
+
+
+def test_what_is_not_ours_is_to_be_adopted_first(folder: Path, manager: OrgManager) -> None:
+    org_id = manager.create_organization("Acme")
+    database = database_of(folder)
+    with database.write() as session:
+        session.get_one(BillingLink, (org_id, "lago")).ownership = "theirs"
+    database.close()
+    shown = console.run(folder, "management", "report", settings={"COLUMNS": "200"}).stdout
+    assert f"adopt it first: `billing-sync adopt {org_id}`" in shown
+
+
+def test_a_stored_change_says_that_nothing_is_written(folder: Path, manager: OrgManager) -> None:
+    org_id = manager.create_organization("Acme")
+    shown = console.run(
+        folder, "set", org_id, "--name", "Beta", "--yes", settings={"MANAGEMENT": "observe", "COLUMNS": "200"}
+    ).stdout
+    assert "MANAGEMENT is observe, so nothing is written at a provider" in shown
