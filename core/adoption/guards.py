@@ -19,6 +19,7 @@ from core.catalog.plans import Catalog, CatalogPlan
 from core.compare.desired_state import PayerPolicy
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
+from core.ports.external_ids import unaddressable_reason
 from core.ports.inventory import InventoryItem, InventorySubscription
 from core.ports.minor_units import amount_text
 from core.ports.spec import PROVIDER_NAMES, Provider
@@ -84,12 +85,14 @@ def _refuse_customer(provider: Provider, found: ProviderObjects, plan: CatalogPl
         )
         raise NotAdoptedError(message)
     external_ids = [customer.external_id, found.subscription.external_id if found.subscription else None]
-    if provider == "lago" and (not customer.is_addressable or any("." in each for each in external_ids if each)):
-        message = (
-            f"Lago's API cannot address an external id with a dot ({', '.join(filter(None, external_ids))}): give the "
-            "customer an external id without one, which Lago allows while it has no subscription, or write `skip`"
-        )
-        raise NotAdoptedError(message)
+    for external_id in external_ids if provider == "lago" else ():
+        reason = unaddressable_reason(external_id) if external_id is not None else None
+        if reason is not None:
+            message = (
+                f"Lago's API cannot address the external id {external_id!r}, because {reason}: give the customer "
+                "another one, which Lago allows while it has no subscription, or write `skip`"
+            )
+            raise NotAdoptedError(message)
     if customer.currency not in {None, plan.currency}:
         message = (
             f"customer {customer.id} pays in {customer.currency} at {name}, and plan {plan.tier} costs "

@@ -301,8 +301,8 @@ def _unusable(each: AccountCustomer) -> Iterator[str]:
         yield f"{each.phrase} was deleted; set another customer with `billing-sync set-customer-id`"
     if not each.customer.is_addressable:
         yield (
-            f"Lago's API cannot address {each.shown_id}, because it reads what follows a dot as a format; give the "
-            "customer another external id in Lago, or leave it as it is"
+            f"Lago's API cannot address {each.shown_id}, because it reads what follows a dot as a format, and drops a "
+            "blank at an end; give the customer another external id in Lago, or leave it as it is"
         )
 
 

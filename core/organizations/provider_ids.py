@@ -109,6 +109,9 @@ def _set_customer_id(change: ChangeContext, organization: Organization, provider
             )
             .values(
                 customer_id=customer_id,
+                external_customer_id=None,
+                external_subscription_id=None,
+                without_payer=False,
                 account_id=None,
                 livemode=None,
                 **link_states.values_after("customer_id_set"),

@@ -38,7 +38,7 @@ def unaddressable_reason(external_id: str) -> str | None:
     ``POST /subscriptions`` strips blanks at both ends of an id, and ``POST /customers`` does not.
     """
     if "." in external_id:
-        return "it has a dot, at which Lago may end it, so that a request would be about another one"
+        return "it has a dot, at which Lago may end it"
     if external_id != external_id.strip() or not external_id.isprintable():
         return "it begins or ends with a blank, or has a character that cannot be printed"
     if not 0 < len(external_id) <= MAX_EXTERNAL_ID_LENGTH:

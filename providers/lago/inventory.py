@@ -12,6 +12,7 @@ from lago_python_client.models.applied_coupon import AppliedCouponResponse
 from lago_python_client.models.customer import CustomerResponse
 
 from core.ports.errors import RejectedError
+from core.ports.external_ids import unaddressable_reason
 from core.ports.inventory import (
     InventoryCustomer,
     InventoryDiscount,
@@ -164,8 +165,7 @@ def _customer(found: CustomerResponse, discounts: tuple[str, ...]) -> InventoryC
         payer_id=(payer_id or None) if is_stripe else None,
         other_payer=None if is_stripe else payment_provider,
         discounts=discounts,
-        # Lago reads what follows a dot as a format: GET /customers/acme.com is customer "acme" (lago.md 3.4).
-        is_addressable="." not in found.external_id,
+        is_addressable=unaddressable_reason(found.external_id) is None,
     )
 
 

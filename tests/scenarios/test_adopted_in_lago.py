@@ -279,3 +279,10 @@ def test_a_payer_that_somebody_sets_later_and_takes_out_again_leaves_it_without(
     world.reconcile_until_idle(org_id)
     assert world.is_in_sync(org_id)
     assert payer_in_lago(world) is None
+
+
+def test_another_customer_id_is_not_looked_up_under_the_adopted_one(world: SyncWorld) -> None:
+    org_id = adopt_at_lago(world, WITHOUT_PAYER)
+    world.set_customer_id(org_id, "lago", "lago-of-another")
+    link = world.link(org_id, "lago")
+    assert (link.external_customer_id, link.external_subscription_id, link.without_payer) == (None, None, False)
