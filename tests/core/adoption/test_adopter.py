@@ -185,7 +185,7 @@ def test_an_id_of_its_own_that_lago_cannot_address_is_refused(theirs: AdoptionHa
         customer=InventoryCustomer(id=side.customer_id, external_id="acme.com", name="Acme", is_addressable=False)
     )
     row = theirs.row(lago="acme")
-    with pytest.raises(NotAdoptedError, match="cannot address the external id 'acme.com', because it has a dot"):
+    with pytest.raises(NotAdoptedError, match=r"cannot address the external id 'acme\.com', because it has a dot"):
         guards.refuse_objects(
             row, guards.plan_of(row, theirs.world.catalog), {"lago": found}, theirs.world.catalog, theirs.world.policy
         )
