@@ -45,6 +45,9 @@ class UnlimitedAttempt:
     def after_response(self, request_id: str | None) -> None:
         pass
 
+    def record_no_older_customer(self) -> None:
+        return
+
     def record_subscription_request(self) -> None:
         raise NotImplementedError
 

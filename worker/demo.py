@@ -1,9 +1,9 @@
 """The demo: an embedded billing-sync with its sandbox, in a temporary folder.
 
-It imports organizations of the predecessor, two of which already have customers at the providers. It then creates
-another one, and renames, upgrades and downgrades it. The result is read from our database and counted by the sandbox:
-the demo fails unless each organization has exactly one customer at each provider. It reads nothing from the
-environment: no key, no server, no setting.
+It imports organizations of the predecessor, two of which already have customers at the providers: these are observed
+until they are adopted. It then creates another one, and renames, upgrades and downgrades it. The result is read from
+our database and counted by the sandbox: the demo fails unless each organization has exactly one customer at each
+provider. It reads nothing from the environment: no key, no server, no setting.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from core.adoption.adopter import Adopter
+from core.adoption.adoption import AdoptionRules
+from core.adoption.discovery import Discovery
+from core.adoption.proposal import ProposalRules
 from core.catalog import plans as plan_catalog
 from core.common.clock import utc_now
 from core.db.database import Database
@@ -23,8 +27,10 @@ from core.db.models.organizations import Organization
 from core.events.event_types import Cause, ChangeContext
 from core.organizations import commands, plan_changes
 from core.organizations.commands import NewOrganization
+from core.ports.inventory import Inventory
 from core.predecessor.files import FilePosition, OldMember, OldOrganization, write_members, write_organizations
 from core.predecessor.importing import import_files
+from core.reconcile.low_priority_reader import LowPriorityReader
 from core.reporting import overview
 from core.reporting.overview import OrganizationReport
 from sandbox.client import LoggedCall, SandboxClient
@@ -81,9 +87,11 @@ def _run_steps(runtime: Runtime, sandbox: SandboxClient, folder: Path, write_lin
     """Run the steps, each until both providers are in sync. Returns the first problem, or ``None``."""
     started = time.monotonic()
     summary = _import(runtime, sandbox, folder)
-    problem = _wait_until_in_sync(runtime.database)
+    problem = _wait_until_in_sync(runtime.database, accepts_observed=True)
     write_line(f"Imported {summary}")
-    write_line(f"Both providers in sync after {time.monotonic() - started:.1f} s")
+    write_line(f"Both providers in sync after {time.monotonic() - started:.1f} s, but for these 2, which are observed")
+    problem = problem or _adopt(runtime) or _wait_until_in_sync(runtime.database)
+    write_line("Adopted them: from now on billing-sync manages their customers, too")
     with runtime.database.write() as session:
         new = NewOrganization(name="Northwind", plan_tier=runtime.catalog.offered_tiers()[0])
         org_id = commands.create(ChangeContext(session, utc_now(), DEMO_CAUSE), new, runtime.catalog).id
@@ -133,6 +141,8 @@ def _import(runtime: Runtime, sandbox: SandboxClient, folder: Path) -> str:
     sandbox.preload_lago_customers(
         {"lago_id": each.lago_customer_id, "external_id": each.id, "name": each.name} for each in existing_at_providers
     )
+    for each in existing_at_providers:
+        sandbox.preload_lago_subscription(each.id, runtime.catalog.plan(each.plan_tier).lago_plan_code, each.id)
     orgs_file, users_file = folder / "organizations.json", folder / "org_users.json"
     write_organizations(orgs_file, records)
     write_members(users_file, ((each.id, _predecessor_members(each)) for each in records))
@@ -141,6 +151,31 @@ def _import(runtime: Runtime, sandbox: SandboxClient, folder: Path) -> str:
         f"{report.organizations.new} organizations with {report.members.new} members; "
         f"{len(existing_at_providers)} of the organizations already exist at the providers"
     )
+
+
+def _adopt(runtime: Runtime) -> str | None:
+    """Discover who is who, and adopt whom nothing speaks against. Returns the first problem, or ``None``."""
+    reader: LowPriorityReader[Inventory] = LowPriorityReader(readers=runtime.inventories, purpose="demo")
+    policy = runtime.reconciler.policy
+    discovery = Discovery(
+        database=runtime.database,
+        reader=reader,
+        account_guard=runtime.reconciler.account_guard,
+        rules=ProposalRules(catalog=runtime.catalog, sends_payer_to_lago=policy.sends_payer_to_lago),
+        clock=utc_now,
+    )
+    run = discovery.run()
+    rows = list(discovery.rows(run))
+    discovery.end(run)
+    adopter = Adopter(
+        database=runtime.database,
+        read=reader,
+        rules=AdoptionRules(catalog=runtime.catalog, policy=policy),
+        clock=utc_now,
+        cause=DEMO_CAUSE,
+    )
+    refused = [each for each in adopter.apply(rows) if each.kind != "adopted"]
+    return f"{refused[0].org_id} was not adopted: {refused[0].reason}" if refused else None
 
 
 _DEMO_PLACE: Final = FilePosition("the demo", 0, 0)
@@ -180,13 +215,17 @@ def _predecessor_members(organization: OldOrganization) -> list[OldMember]:
     ]
 
 
-def _wait_until_in_sync(database: Database) -> str | None:
-    """Wait until everything is in sync. Returns the problem if that does not happen, else ``None``."""
+def _wait_until_in_sync(database: Database, *, accepts_observed: bool = False) -> str | None:
+    """Wait until everything is in sync. Returns the problem if that does not happen, else ``None``.
+
+    ``accepts_observed``: what is observed need not be in sync.
+    """
     ends_at = time.monotonic() + DEMO_STEP_MAX_SECONDS
     while time.monotonic() < ends_at:
         with database.read() as session:
             found = overview.summarize(session)
-        if found.in_sync:
+        is_idle = not found.unpublished and not any(each.behind or each.parked for each in found.providers.values())
+        if found.in_sync or (accepts_observed and is_idle):
             return None
         if any(each.parked for each in found.providers.values()):
             return f"a link was parked: {found.failures[0].message if found.failures else 'no error recorded'}"

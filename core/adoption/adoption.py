@@ -131,7 +131,7 @@ def _new_organization(
         )
         raise NotAdoptedError(message)
     email = _value("email", row.email_source, row.our_email, objects)
-    new = NewOrganization(name=name, plan_tier=plan.tier, billing_email=email)
+    new = NewOrganization(name=name, plan_tier=plan.tier, billing_email=email, has_plan_already=True)
     return commands.create(change, new, catalog)
 
 

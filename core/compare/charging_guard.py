@@ -63,8 +63,12 @@ def charging_provider_would_change(
 
 
 def payer_id(stripe_link: BillingLink) -> str | None:
-    """Whom Lago is to charge: the Stripe customer, once Stripe has confirmed it."""
-    return stripe_link.customer_id if stripe_link.customer_state in {"unknown", "applied"} else None
+    """Whom Lago is to charge: the Stripe customer, once Stripe has confirmed it.
+
+    One that is not ours counts, too: nothing is written while it is not adopted, and what is planned names it.
+    """
+    is_known = stripe_link.customer_state in {"unknown", "applied"} or stripe_link.ownership == "theirs"
+    return stripe_link.customer_id if is_known else None
 
 
 def may_end_at_stripe(

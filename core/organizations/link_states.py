@@ -46,6 +46,7 @@ LinkEvent = Literal[
     "adopted",
     "adopted_with_subscription",
     "released",
+    "older_customer_found",
     "check_requested",
     "mode_of_installation_changed",
 ]
@@ -265,6 +266,14 @@ TRANSITIONS: Final[Mapping[LinkEvent, Transition]] = {
         link={"active": "active", "parked": "active", "on_hold": "active", "observed": "active"},
         customer=_ANY_CUSTOMER_UNCONFIRMED,
         plan=dict.fromkeys(_ALL_PLAN_STATES, "unknown"),
+    ),
+    "older_customer_found": Transition(
+        meaning=(
+            "Lago has a customer under the organization's id, which came from outside. We did not make it, so it is "
+            "observed."
+        ),
+        written_by="core.reconcile.attempt:SyncAttempt.record_older_customer",
+        customer={"absent": "unconfirmed"},
     ),
     "check_requested": Transition(
         meaning="A webhook, or the time since the last check, asks for a remote check. An observed link is read again.",

@@ -57,8 +57,13 @@ _MARK_REMAINING_FOR_SYNC = _MARK_FOR_SYNC.where(BillingLink.desired_version < bi
 )
 
 
-def new_link(org_id: str, provider: str, now: datetime, *, maybe_older: bool) -> dict[str, object]:
-    """The row of a new link, to which nothing was applied yet. ``maybe_older``: the id came from outside."""
+def new_link(
+    org_id: str, provider: str, now: datetime, *, maybe_older: bool, customer_id: str | None = None
+) -> dict[str, object]:
+    """The row of a new link, to which nothing was applied yet. ``maybe_older``: the id came from outside.
+
+    ``customer_id`` came from outside, too, so its customer is not ours.
+    """
     return {
         "org_id": org_id,
         "provider": provider,
@@ -69,7 +74,9 @@ def new_link(org_id: str, provider: str, now: datetime, *, maybe_older: bool) ->
         "desired_version": 1,
         "applied_version": 0,
         "state": "active",
-        "customer_state": "absent",
+        "customer_id": customer_id,
+        "customer_state": "absent" if customer_id is None else "unconfirmed",
+        "ownership": "ours" if customer_id is None else "theirs",
         "plan_state": "unknown",
         "attempts": 0,
         "next_sweep_at": now + SWEEP_GRACE,

@@ -1,6 +1,7 @@
-"""Customer ids set by operators or services: stored on the link, trusted only after the provider was read.
+"""Customer ids set by operators or services: stored on the link, and observed until an operator adopts the customer.
 
-An id belongs to one organization. Setting one discards the link's last-known state, so the provider is read again.
+An id belongs to one organization. Setting one discards the link's last-known state, so the provider is read again. A
+customer with our complete marks in Stripe needs no adoption: the attempt that reads it finds that we made it.
 """
 
 from __future__ import annotations
@@ -114,6 +115,8 @@ def _set_customer_id(change: ChangeContext, organization: Organization, provider
                 without_payer=False,
                 account_id=None,
                 livemode=None,
+                ownership="theirs",
+                marks="ours",
                 **link_states.values_after("customer_id_set"),
                 sold_plan=None,
                 sold_price_id=None,

@@ -142,6 +142,14 @@ class LeaseLostError(Exception):
     """The lease expired or was taken over; the attempt may not send or write anything any more."""
 
 
+class OlderCustomerFoundError(Exception):
+    """The provider has a customer under the organization's id from before our link, so we did not make it."""
+
+    def __init__(self, customer_id: str) -> None:
+        super().__init__(customer_id)
+        self.customer_id = customer_id
+
+
 class MustWaitError(Exception):
     """``reserved``: there is a reservation for ``retry_after`` seconds from now. If not, ask again after that time."""
 

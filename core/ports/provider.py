@@ -2,8 +2,8 @@
 
 A provider makes what exists there match the absolute spec that it is given. Every method may be repeated after a crash
 at any point and ends in the same state, with one customer and at most one subscription. It raises
-``errors.ProviderError`` kinds, ``errors.LeaseLostError`` and ``errors.MustWaitError``, nothing else. It uses neither
-the database nor Celery.
+``errors.ProviderError`` kinds, ``errors.LeaseLostError``, ``errors.MustWaitError`` and
+``errors.OlderCustomerFoundError``, nothing else. It uses neither the database nor Celery.
 """
 
 from __future__ import annotations
@@ -129,6 +129,12 @@ class AttemptContext(Protocol):
     def resend_intent(self) -> Intent:
         """Store that the intent is sent again now, and return it."""
 
+    def record_no_older_customer(self) -> None:
+        """Store with the next request that writes that the provider had no customer of the organization before it.
+
+        If the response to that request gets lost, the customer that is found then is ours.
+        """
+
     def record_subscription_request(self) -> None:
         """Store that the subscription is about to be written without an intent: one that is found may be ours then."""
 
@@ -225,6 +231,12 @@ class BillingProvider(Protocol):
         (``plan_code == spec.next_plan_code``) and nothing is changed back.
 
         A subscription with an ``Arrangement`` is not changed: if its plan differs, that is a ``ConflictError``.
+        """
+
+    def has_our_marks(self, customer_id: str, org_id: str, attempt: AttemptContext) -> bool:
+        """Whether the customer carries what only this database's billing-sync writes. Only reads.
+
+        Always False at Lago, where nothing of that kind is written.
         """
 
     def refuse_arranged_end(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:

@@ -1,7 +1,9 @@
 """Import of organizations, one chunk at a time: each record's row and links, and the repairs that were needed.
 
-Nothing about money is guessed. An unknown plan is imported unchanged. If the file leaves open which customer an
-organization is at a provider, or whether it is still a customer, the link is put on hold with advice for an operator.
+An organization with a customer id is observed until an operator adopts it: nothing is written to a customer that we did
+not make. Nothing about money is guessed. An unknown plan is imported unchanged. If the file leaves open which customer
+an organization is at a provider, or whether it is still a customer, the link is put on hold, with advice for an
+operator.
 """
 
 from __future__ import annotations
@@ -354,11 +356,10 @@ def _organization_row(imported: ImportedOrganization, now: datetime) -> dict[str
 
 def _link_rows(imported: ImportedOrganization, now: datetime, due_since: datetime) -> Iterator[dict[str, object]]:
     for provider in PROVIDERS:
-        link = new_link(imported.id, provider, now, maybe_older=True)
+        customer_id = imported.customer_ids.get(provider)
+        link = new_link(imported.id, provider, now, maybe_older=True, customer_id=customer_id)
         reasons = imported.review_reasons[provider]
         yield link | {
-            "customer_id": imported.customer_ids.get(provider),
-            "customer_state": "unconfirmed" if imported.customer_ids.get(provider) else "absent",
             "applied_version": link["desired_version"] if imported.status == "deleted" else 0,
             "next_sweep_at": due_since,
             "state": "on_hold" if reasons else "active",

@@ -65,7 +65,16 @@ _PROVIDER_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 
 # An attempt reads these columns again after it wrote them. What else it wrote is stale in ``link``.
 _KNOWN_STATE_COLUMNS: Final = frozenset(
-    {"customer_id", "customer_state", "customer_fingerprint", "plan_state", "applied_plan", "subscription_requested"}
+    {
+        "customer_id",
+        "customer_state",
+        "customer_fingerprint",
+        "plan_state",
+        "applied_plan",
+        "subscription_requested",
+        "ownership",
+        "maybe_older",
+    }
 )
 
 
@@ -104,6 +113,10 @@ class SyncAttempt:
     history: AttemptHistory = field(init=False)
     prepared: dict[str, Any] = field(default_factory=dict)
     """Values of the link that the next write stores, or the outcome."""
+    other_is_read_again: bool = False
+    """This attempt found out whose the customer is, so the other link must be read again."""
+    stored_with_request: dict[str, Any] = field(default_factory=dict)
+    """Values that are stored only if a request that writes is sent."""
 
     def __post_init__(self) -> None:
         self.history = AttemptHistory(
@@ -180,7 +193,8 @@ class SyncAttempt:
         else:
             self.history.add_request(operation, self.clock())
             try:
-                self._write({})
+                self._write(self.stored_with_request)
+                self.stored_with_request = {}
                 self._check_lease()
             except LeaseLostError:
                 self.history.drop_request()
@@ -224,6 +238,18 @@ class SyncAttempt:
         self._write({"intent": stored(resent)})
         self.intent = resent
         return resent
+
+    def record_no_older_customer(self) -> None:
+        self.stored_with_request = {"maybe_older": False}
+
+    def record_older_customer(self, customer_id: str) -> None:
+        """The provider has a customer that we did not make, so the organization is observed from now on."""
+        values = {**self._customer_values_after("older_customer_found"), "customer_id": customer_id}
+        self._write({**values, "ownership": "theirs"}, observes_anew=True)
+
+    def record_ours(self) -> None:
+        """The customer, whose id came from outside, carries our complete marks, so we made it."""
+        self._write({"ownership": "ours"}, observes_anew=True)
 
     def record_subscription_request(self) -> None:
         if not self.link.subscription_requested:
@@ -286,10 +312,12 @@ class SyncAttempt:
         self.prepared |= values
         self._remember(values)
 
-    def _write(self, values: dict[str, Any], *, may_charge: bool = False) -> None:
+    def _write(self, values: dict[str, Any], *, may_charge: bool = False, observes_anew: bool = False) -> None:
         """``may_charge``: from now on this provider may charge.
 
-        This is refused if the other provider may charge; the organization is locked for that.
+        This is refused if the other provider may charge; the organization is locked for that. ``observes_anew``:
+        whether the organization is observed may have changed, so an attempt at the other link loses its lease, and
+        that link is read again.
         """
         values = {**self.prepared, **values}
         lease_until = self.clock() + LINK_LEASE
@@ -299,16 +327,33 @@ class SyncAttempt:
                 charging_guard.refuse_double_charging(
                     session.get_one(BillingLink, (self.organization.id, self.other_link.provider))
                 )
+            if observes_anew:
+                commands.lock(session, self.organization.id)
+                _read_again(session, self.other_link)
             fenced_update(session, self, {**values, "lease_until": lease_until})
             stored = self.history.store(session)
         self.history.confirm(stored, values)
         self.lease_until = lease_until
+        self.other_is_read_again = self.other_is_read_again or observes_anew
         self.prepared = {}
         self._remember(values)
 
     def _remember(self, values: Mapping[str, Any]) -> None:
         for name in _KNOWN_STATE_COLUMNS & values.keys():
             setattr(self.link, name, values[name])
+
+
+def _read_again(session: Session, link: BillingLink) -> None:
+    session.execute(
+        update(BillingLink)
+        .where(BillingLink.org_id == link.org_id, BillingLink.provider == link.provider)
+        .values(
+            generation=BillingLink.generation + 1,
+            checks_requested=BillingLink.checks_requested + 1,
+            state=link_states.values_after("check_requested")["state"],
+        )
+        .execution_options(synchronize_session=False)
+    )
 
 
 def loggable_request_id(request_id: str | None) -> str | None:

@@ -68,6 +68,9 @@ class PlanningContext:
     def resend_intent(self) -> Intent:
         _refuse_undescribed("the request of the intent")
 
+    def record_no_older_customer(self) -> None:
+        _refuse_undescribed("the request of the customer")
+
     def record_subscription_request(self) -> None:
         _refuse_undescribed("the request of the subscription")
 

@@ -8,6 +8,7 @@ link's row: it is retried later, or the link is parked with an explanation for a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
@@ -28,6 +29,7 @@ from core.ports.errors import (
     ConflictError,
     LeaseLostError,
     MustWaitError,
+    OlderCustomerFoundError,
     ParkedError,
     RejectedError,
     RetryableError,
@@ -147,14 +149,19 @@ class Reconciler:
             )
 
     def _reconcile(self, attempt: SyncAttempt) -> ReconcileResult:
-        if management.is_observed(attempt.organization, attempt.links.values(), self.management):
+        if self._is_observed(attempt):
             return self._observe(attempt)
         attempt.may_write = True
         desired = desired_state(attempt.provider, attempt.organization, attempt.links, self.catalog, self.policy)
         if desired.waits_for_payer and (requeue_after := self._defer_for_payer(attempt)) is not None:
             return ReconcileResult(kind="waiting", reason="payer", requeue_after=requeue_after)
         attempt.account = self.account_guard.verify(attempt)
-        result, progress, check_result = self._take_steps(attempt, desired)
+        try:
+            result, progress, check_result = self._take_steps(attempt, desired)
+        except OlderCustomerFoundError as found:
+            attempt.may_write = False
+            attempt.record_older_customer(found.customer_id)
+            return self._observe(attempt)
         follow_ups = _follow_ups(attempt, desired, result, self.catalog)
         all_checks_done = progress.checked or not desired.active
         completion = outcomes.complete(
@@ -164,10 +171,24 @@ class Reconciler:
         return ReconcileResult(
             kind="synced",
             requeue_after=completion.cooldown_seconds if completion.is_behind else None,
-            also_requeue=other_providers if completion.requeue_other else (),
+            also_requeue=other_providers if completion.requeue_other or attempt.other_is_read_again else (),
             version=attempt.organization.version,
             request_count=attempt.request_count,
         )
+
+    def _is_observed(self, attempt: SyncAttempt) -> bool:
+        """An id that came from outside may be of a customer that we made. Its marks in Stripe say so, and it is ours.
+
+        They name the organization and this database, and nobody else writes them.
+        """
+        its_links = attempt.links.values()
+        customer_id = attempt.link.customer_id
+        if attempt.link.ownership == "theirs" and customer_id is not None:
+            billing_provider = self.providers[attempt.provider]
+            with suppress(ParkedError):  # the observation says it
+                if billing_provider.has_our_marks(customer_id, attempt.organization.id, attempt):
+                    attempt.record_ours()
+        return management.is_observed(attempt.organization, its_links, self.management)
 
     def _observe(self, attempt: SyncAttempt) -> ReconcileResult:
         """Plan the steps instead of taking them. It waits for no payer: it plans with the one that is there."""
@@ -185,10 +206,16 @@ class Reconciler:
                 catalog=self.catalog,
                 policy=self.policy,
             )
-            observation = planner.observe(planning.facts_to_plan(link_facts(attempt, desired)))
+            try:
+                observation = planner.observe(planning.facts_to_plan(link_facts(attempt, desired)))
+            except OlderCustomerFoundError as found:
+                attempt.record_older_customer(found.customer_id)
+                return self._observe(attempt)  # with its id, so this happens once
         is_stale = outcomes.observe(attempt, observation)
+        other_providers: tuple[Provider, ...] = ("lago",) if attempt.provider == "stripe" else ("stripe",)
         return ReconcileResult(
             kind="observed",
+            also_requeue=other_providers if attempt.other_is_read_again else (),
             requeue_after=backoff.LINK_COOLDOWN.total_seconds() if is_stale else None,
             version=attempt.link.applied_version,
             request_count=attempt.request_count,

@@ -18,7 +18,7 @@ from lago_python_client.models.customer import CustomerResponse
 from lago_python_client.models.subscription import SubscriptionResponse
 
 from core.compare.advice import Advice, AdviceCode
-from core.ports.errors import ConflictError, RejectedError
+from core.ports.errors import ConflictError, OlderCustomerFoundError, RejectedError
 from core.ports.planned import PlannedStep
 from core.ports.provider import AttemptContext, Customer
 from core.ports.spec import PAYER_CHANGED, CustomerSpec, LastKnown
@@ -57,7 +57,7 @@ class LagoCustomers:
         payer_before = last_known.payer_id if last_known.payer_confirmed else None
         spec = _with_last_known_payer(spec, last_known)
         found = self._read_before_first_write(spec, last_known, attempt)
-        is_known_older = found is not None and (lago_id is not None or last_known.maybe_older)
+        is_known_older = found is not None and lago_id is not None
         # Lago moves a customer that exists to the entity of the request, and nobody asked for that.
         entity_code = self._billing_entity_code if lago_id is None and found is None else None
         if found is not None and is_known_older:
@@ -69,6 +69,8 @@ class LagoCustomers:
         attempt.before_change(
             lambda: self._planned_upsert(spec, replace(last_known, customer_id=lago_id), attempt, sends_payer)
         )
+        if last_known.maybe_older and lago_id is None:
+            attempt.record_no_older_customer()
         response = self._upsert(spec, attempt, sends_payer=sends_payer, methods=methods, entity_code=entity_code)
         self._check_response(spec, replace(last_known, customer_id=lago_id), response, sends_payer=sends_payer)
         if self._has_other_payer(spec, response):
@@ -170,7 +172,10 @@ class LagoCustomers:
     def _read_before_first_write(
         self, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext
     ) -> CustomerResponse | None:
-        """Our customer, if it may exist: the write would replace its payer, and its billing entity."""
+        """Our customer, if it may exist: the write would replace its payer, and its billing entity.
+
+        Raises ``OlderCustomerFoundError`` for one under the organization's id, which came from outside.
+        """
         imported = last_known.customer_id
         if imported is not None:
             return None if last_known.confirmed else self._verify_imported_id(spec, last_known, imported, attempt)
@@ -181,7 +186,9 @@ class LagoCustomers:
         found = self._find(spec, _external_id(spec), attempt)
         if is_adopted and found is None:
             raise _rejection(spec, f"Lago has no customer with the external id {_shown_id(spec)} any more; check Lago")
-        if not (last_known.maybe_older or is_adopted):
+        if found is not None and last_known.maybe_older and not is_adopted:
+            raise OlderCustomerFoundError(found.lago_id)
+        if not is_adopted:
             self._refuse_another_payer(spec, last_known, found)
         elif found is not None:
             self._refuse_unclear_payments(spec, last_known, found, attempt)

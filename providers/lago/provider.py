@@ -84,6 +84,9 @@ class LagoProvider:
     def end_subscription(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
         self._subscriptions.end(last_known, org_id, attempt)
 
+    def has_our_marks(self, customer_id: str, org_id: str, attempt: AttemptContext) -> bool:  # noqa: ARG002 - nothing is marked
+        return False
+
     def write_marks(self, last_known: LastKnown, org_id: str, plan_code: str | None, attempt: AttemptContext) -> None:
         """The metadata of a customer is a list that replaces that of others (lago.md 3.3), so nothing is marked."""
 

@@ -35,6 +35,15 @@ class StripeMarks:
     def __init__(self, client: StripeClient) -> None:
         self._client = client
 
+    def has(self, customer_id: str, org_id: str, attempt: AttemptContext) -> bool:
+        """Whether the customer carries both of our marks, with this organization and this database."""
+        if not customer_id.strip(". "):
+            return False  # in a URL it names no customer
+        customer = self._read_customer(customer_id, attempt)
+        if customer is None or customer.deleted:
+            return False
+        return (customer.org_id, customer.database_id) == (org_id, attempt.database_id)
+
     def write(self, last_known: LastKnown, org_id: str, plan_code: str | None, attempt: AttemptContext) -> None:
         marks = {"org_id": org_id, "database_id": attempt.database_id}
         changes: list[MetadataChange] = []

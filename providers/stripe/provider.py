@@ -83,6 +83,9 @@ class StripeProvider:
     def end_subscription(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> ObservedCredit | None:
         return self._subscriptions.end(last_known, org_id, attempt)
 
+    def has_our_marks(self, customer_id: str, org_id: str, attempt: AttemptContext) -> bool:
+        return self._marks.has(customer_id, org_id, attempt)
+
     def write_marks(self, last_known: LastKnown, org_id: str, plan_code: str | None, attempt: AttemptContext) -> None:
         self._marks.write(last_known, org_id, plan_code, attempt)
 

@@ -18,6 +18,7 @@ from core.reconcile import attempt, backoff, commands, due_links, lease, outcome
 from providers.lago.provider import LagoProvider
 from providers.stripe.provider import StripeProvider
 from sandbox.server import Sandbox
+from tests.support.adoption_harness import adopt_known
 from tests.support.sync_world import PAYMENT_PROVIDER_CODE, HookedProvider, SyncWorld, kill_worker, with_policy
 from tests.support.waiting import until
 
@@ -63,20 +64,21 @@ def test_a_customer_that_pays_for_something_else_in_stripe_is_not_charged_by_lag
     org_id = world.create()
     world.set_customer_id(org_id, "stripe", "cus_old")
     world.reconcile_until_idle(org_id)
-    link = world.link(org_id, "stripe")
-    assert (link.state, link.error_code) == ("parked", "double_charging")
-    assert theirs in (link.error_message or "")
+    problem = world.observation(org_id, "stripe").problem
+    assert problem is not None
+    assert problem.code == "double_charging"
+    assert theirs in problem.message
     assert payers_in_lago(world) in ([], [None])
     assert charging_in_stripe(world) == [theirs]
 
 
-def test_once_that_has_ended_a_retry_goes_on(world: SyncWorld, sandbox_server: Sandbox) -> None:
+def test_once_that_has_ended_it_is_adopted_and_charged_by_lago(world: SyncWorld, sandbox_server: Sandbox) -> None:
     theirs = with_old_subscription(world)
     org_id = world.create()
     world.set_customer_id(org_id, "stripe", "cus_old")
     world.reconcile_until_idle(org_id)
     httpx.delete(f"{sandbox_server.url}/v1/subscriptions/{theirs}", headers={"Authorization": "Bearer sk_test_hand"})
-    world.change(org_id, commands.retry)
+    assert adopt_known(world, org_id).kind == "adopted"
     world.reconcile_until_idle(org_id)
     assert world.is_in_sync(org_id)
     assert payers_in_lago(world) == ["cus_old"]
@@ -100,8 +102,9 @@ def test_a_payer_that_lago_charges_already_is_never_replaced(world: SyncWorld, i
         world.wait(backoff.MAX_BACKOFF_SECONDS)
     world.reconcile_until_idle(org_id)
     link = world.link(org_id, "lago")
-    assert link.state == "parked"
-    assert "cus_theirs" in (link.error_message or "")
+    assert link.state == ("observed" if its_id == "known" else "parked")
+    problem = world.observation(org_id, "lago").problem if its_id == "known" else None
+    assert "cus_theirs" in (problem.message if problem is not None else link.error_message or "")
     assert payers_in_lago(world) == ["cus_theirs"]
 
 
@@ -114,6 +117,7 @@ def test_a_payer_that_lago_showed_is_not_forgotten_when_the_next_call_fails(
     )
     org_id = world.create(plan_tier="starter")
     world.set_customer_id(org_id, "lago", with_payer_in_lago(world, org_id))
+    assert adopt_known(world, org_id).kind == "adopted"
     world.sandbox.add_fault("lago", "POST /api/v1/subscriptions", "500_before")
     world.reconcile_until_idle(org_id)
     world.set_charging_provider("stripe", "enterprise")
@@ -238,6 +242,9 @@ def test_the_customer_of_an_imported_organization_may_be_older_than_its_link(wor
     world.advance_time(hours=30)
     world.reconcile_until_idle(org_id)
     assert [each["id"] for each in world.stripe_objects("customers")] == [customer]
+    assert world.link(org_id, "lago").ownership == "theirs"
+    assert adopt_known(world, org_id).kind == "adopted"
+    world.reconcile_until_idle(org_id)
     assert world.is_in_sync(org_id)
 
 
@@ -344,6 +351,7 @@ def test_a_deleted_customer_that_paid_in_stripe_is_replaced_by_a_person_and_pays
     world.reconcile_until_idle(org_id)
     assert world.link(org_id, "stripe").error_code == "customer_deleted"
     world.set_customer_id(org_id, "stripe", "cus_new")
+    assert adopt_known(world, org_id).kind == "adopted"
     world.sandbox.add_fault("stripe", "POST /v1/subscriptions", "lost_answer")
     world.wait(5)
     world.run(org_id, "stripe")

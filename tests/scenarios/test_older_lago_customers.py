@@ -1,4 +1,4 @@
-"""A customer that Lago had under the organization's id before our link: nothing of it is replaced unread.
+"""A customer that Lago had under the organization's id before our link is theirs: observed, until it is adopted.
 
 The id of such an organization came from outside: from an event, from a caller, or from an import without a Lago id.
 """
@@ -10,8 +10,10 @@ import pytest
 from core.events.event_types import ChangeContext
 from core.organizations import commands
 from core.organizations.commands import NewOrganization
-from core.ports.spec import LastKnown, SubscriptionSpec
-from tests.support.drift_harness import conflict_resolver_of
+from core.ports.spec import PROVIDERS, LastKnown, SubscriptionSpec
+from core.reconcile import commands as reconcile_commands
+from core.reconcile.observation import ObservedProblem
+from tests.support.adoption_harness import adopt_known
 from tests.support.in_memory_attempt import InMemoryAttempt
 from tests.support.sync_world import PAYMENT_PROVIDER_CODE, SyncWorld, kill_worker
 
@@ -26,8 +28,8 @@ def old_payer(world: SyncWorld) -> None:
     world.sandbox.preload_stripe_customers([{"id": OLD_PAYER, "name": "Acme before"}])
 
 
-def create_with_id(world: SyncWorld) -> None:
-    new = NewOrganization(name="Acme", plan_tier="professional", billing_email="ap@acme.test", org_id=ORG)
+def create_with_id(world: SyncWorld, tier: str = "professional") -> None:
+    new = NewOrganization(name="Acme", plan_tier=tier, billing_email="ap@acme.test", org_id=ORG)
     with world.database.write() as session:
         commands.create(ChangeContext(session, world.now), new, world.catalog)
 
@@ -80,114 +82,119 @@ def payer_in_lago(world: SyncWorld) -> object:
     return customer["billing_configuration"].get("provider_customer_id")
 
 
-def test_another_payer_is_kept_and_named_before_anything_is_written(world: SyncWorld) -> None:
+def observed_problem(world: SyncWorld) -> str:
+    """What keeps a reconcile of the Lago link from going on. Empty: nothing does."""
+    links = {provider: world.link(ORG, provider) for provider in PROVIDERS}
+    assert {link.state for link in links.values()} == {"observed"}
+    assert links["lago"].ownership == "theirs"
+    problem = world.observation(ORG, "lago").problem
+    return problem.message if problem is not None else ""
+
+
+def test_another_payer_is_kept_and_named_and_nothing_is_written(world: SyncWorld) -> None:
     lago_has_customer(world, plan="professional")
     create_with_id(world)
     world.reconcile_until_idle(ORG)
+    assert f"Lago charges {OLD_PAYER}" in observed_problem(world)
     assert writes_to_lago(world) == []
     assert payer_in_lago(world) == OLD_PAYER
-    link = world.link(ORG, "lago")
-    assert link.state == "parked"
-    assert f"Lago charges {OLD_PAYER}" in str(link.error_message)
 
 
-def test_with_the_same_payer_it_is_ours_at_the_price_that_it_pays(world: SyncWorld) -> None:
+def test_with_the_same_payer_it_is_adopted_at_the_price_that_it_pays(world: SyncWorld) -> None:
     lago_has_customer(world, plan="professional")
     create_with_id(world)
     world.set_customer_id(ORG, "stripe", OLD_PAYER)
     world.reconcile_until_idle(ORG)
+    assert observed_problem(world) == ""
+    assert adopt_known(world, ORG).kind == "adopted"
+    world.reconcile_until_idle(ORG)
     assert world.is_in_sync(ORG)
-    assert writes_to_lago(world) == ["POST /api/v1/customers"]
+    assert writes_to_lago(world) == []
     assert price_in_lago(world) == OWN_PRICE
 
 
-def test_a_subscription_on_another_plan_is_on_hold_with_both_named_and_no_word_re_prices_it(world: SyncWorld) -> None:
-    lago_has_customer(world, plan="starter")
-    create_with_id(world)
+def test_on_another_plan_both_are_named_and_nothing_that_we_do_changes_what_is_paid(world: SyncWorld) -> None:
+    """On a real Lago an import that said starter scheduled a downgrade of an enterprise subscription."""
+    lago_has_customer(world, plan="enterprise")
+    create_with_id(world, tier="starter")
     world.set_customer_id(ORG, "stripe", OLD_PAYER)
     world.reconcile_until_idle(ORG)
-    link = world.link(ORG, "lago")
-    assert (link.state, link.error_code) == ("on_hold", "other_terms")
-    assert "starter at 79.00 USD, not on professional" in str(link.error_message)
+    assert "enterprise at 79.00 USD, not on starter" in observed_problem(world)
+    assert adopt_known(world, ORG).kind == "rejected"
     world.rename(ORG, "Globex")
-    world.keep_ours(ORG)
+    world.change_plan(ORG, "professional")
+    world.change(ORG, reconcile_commands.retry)
     world.reconcile_until_idle(ORG)
-    assert world.link(ORG, "lago").state == "on_hold"
-    assert "POST /api/v1/subscriptions" not in writes_to_lago(world)
+    assert observed_problem(world)
+    assert {call.method for call in world.sandbox.calls()} == {"GET"}
+    assert [each["plan_code"] for each in world.lago_objects("subscriptions")] == ["enterprise"]
 
 
-def test_theirs_gives_the_organization_the_plan_that_it_pays(world: SyncWorld) -> None:
+def test_it_is_adopted_once_the_organization_has_the_plan_that_it_pays(world: SyncWorld) -> None:
     lago_has_customer(world, plan="starter")
     create_with_id(world)
     world.set_customer_id(ORG, "stripe", OLD_PAYER)
     world.reconcile_until_idle(ORG)
-    conflict_resolver_of(world).take_theirs(ORG, "lago")
+    world.change_plan(ORG, "starter")
+    assert adopt_known(world, ORG).kind == "adopted"
     world.reconcile_until_idle(ORG)
     assert world.is_in_sync(ORG)
     assert (world.organization(ORG).plan_tier, price_in_lago(world)) == ("starter", OWN_PRICE)
-    assert "POST /api/v1/subscriptions" not in writes_to_lago(world)
+    assert writes_to_lago(world) == []
 
 
-def test_a_subscription_without_a_payer_is_on_hold_before_lago_gets_one(world: SyncWorld) -> None:
+def test_one_without_a_payer_is_adopted_and_gets_none(world: SyncWorld) -> None:
     lago_has_customer(world, plan="professional", payer=None)
     create_with_id(world)
     world.reconcile_until_idle(ORG)
-    assert writes_to_lago(world) == []
-    assert world.link(ORG, "lago").error_code == "payer_changed"
-    world.keep_ours(ORG)
+    assert world.observation(ORG, "lago").problem == ObservedProblem(
+        kind="conflict", code="payer_changed", message=observed_problem(world)
+    )
+    assert adopt_known(world, ORG).kind == "adopted"
     world.reconcile_until_idle(ORG)
     assert world.is_in_sync(ORG)
-    assert payer_in_lago(world) == world.link(ORG, "stripe").customer_id
+    assert writes_to_lago(world) == []
+    assert payer_in_lago(world) is None
     assert price_in_lago(world) == OWN_PRICE
 
 
-def test_a_plan_that_somebody_scheduled_is_on_hold_and_stays_scheduled(world: SyncWorld) -> None:
+def test_a_plan_that_somebody_scheduled_is_taken_over_and_stays_scheduled(world: SyncWorld) -> None:
     lago_has_customer(world, plan="professional")
     schedule_in_lago(world, "starter")
     create_with_id(world)
     world.set_customer_id(ORG, "stripe", OLD_PAYER)
     world.reconcile_until_idle(ORG)
-    link = world.link(ORG, "lago")
-    assert (link.state, link.error_code) == ("on_hold", "other_terms")
-    assert "then starter" in str(link.error_message)
-    assert {each["plan_code"] for each in world.lago_objects("subscriptions")} == {"professional", "starter"}
-    conflict_resolver_of(world).take_theirs(ORG, "lago")
+    assert "then starter" in observed_problem(world)
+    assert adopt_known(world, ORG).kind == "adopted"
     world.reconcile_until_idle(ORG)
     organization = world.organization(ORG)
     assert (organization.plan_tier, organization.pending_plan_tier) == ("professional", "starter")
     assert world.is_in_sync(ORG)
+    assert {each["plan_code"] for each in world.lago_objects("subscriptions")} == {"professional", "starter"}
+    assert writes_to_lago(world) == []
 
 
 def test_what_somebody_sold_after_our_link_and_before_our_first_write_is_not_ours_either(world: SyncWorld) -> None:
     """An import may wait, for a person or behind others."""
     create_with_id(world)
-    world.set_customer_id(ORG, "stripe", OLD_PAYER)
     world.advance_time(days=1)
-    lago_has_customer(world, plan="starter")
+    lago_has_customer(world, plan="starter", payer=None)
     world.reconcile_until_idle(ORG)
-    link = world.link(ORG, "lago")
-    assert (link.state, link.error_code) == ("on_hold", "other_terms")
-    world.keep_ours(ORG)
-    world.reconcile_until_idle(ORG)
-    assert world.link(ORG, "lago").state == "on_hold"
-    assert "POST /api/v1/subscriptions" not in writes_to_lago(world)
+    assert observed_problem(world)
+    assert writes_to_lago(world) == []
 
 
-def test_what_somebody_sold_is_not_ours_after_a_read_that_failed_either(world: SyncWorld) -> None:
-    """The customer is stored by then, and nothing was sent that could have created a subscription."""
+def test_a_read_that_fails_proves_nothing(world: SyncWorld) -> None:
     create_with_id(world)
-    world.set_customer_id(ORG, "stripe", OLD_PAYER)
-    world.advance_time(days=1)
     lago_has_customer(world, plan="starter")
+    world.sandbox.add_fault("lago", "GET /api/v1/customers/{id}", "500_before", times=10, seconds=0)
     world.run(ORG, "stripe")
-    world.sandbox.add_fault("lago", "GET /api/v1/subscriptions/{id}", "500_before", times=10, seconds=0)
-    world.run(ORG, "lago")
-    assert world.link(ORG, "lago").customer_id is not None
+    assert world.run(ORG, "lago").kind == "retry"
+    assert world.link(ORG, "lago").maybe_older
     world.sandbox.clear_faults()
     world.reconcile_until_idle(ORG)
-    link = world.link(ORG, "lago")
-    assert (link.state, link.error_code) == ("on_hold", "other_terms")
-    assert "POST /api/v1/subscriptions" not in writes_to_lago(world)
+    assert observed_problem(world)
+    assert writes_to_lago(world) == []
 
 
 def test_a_customer_that_pays_in_another_currency_gets_no_plan_in_ours(world: SyncWorld) -> None:
@@ -195,10 +202,61 @@ def test_a_customer_that_pays_in_another_currency_gets_no_plan_in_ours(world: Sy
     create_with_id(world)
     world.set_customer_id(ORG, "stripe", OLD_PAYER)
     world.reconcile_until_idle(ORG)
-    link = world.link(ORG, "lago")
-    assert link.state == "parked"
-    assert "it pays in EUR in Lago, and its plan costs USD" in str(link.error_message)
+    assert "it pays in EUR in Lago, and its plan costs USD" in observed_problem(world)
     assert world.lago_objects("subscriptions") == []
+
+
+@pytest.mark.parametrize("kind", ["lost_answer", "500_after", "hang", "reset"])
+def test_a_create_of_our_own_whose_answer_is_lost_is_not_taken_for_somebody_elses(world: SyncWorld, kind: str) -> None:
+    create_with_id(world)
+    world.run(ORG, "stripe")
+    world.sandbox.add_fault("lago", "POST /api/v1/customers", kind, seconds=0.3)
+    world.reconcile_until_idle(ORG)
+    assert not world.sandbox.faults()
+    assert world.is_in_sync(ORG)
+    assert (world.link(ORG, "lago").ownership, len(world.lago_objects("customers"))) == ("ours", 1)
+
+
+def test_a_create_of_our_own_by_a_killed_worker_is_not_taken_for_somebody_elses(world: SyncWorld) -> None:
+    create_with_id(world)
+    world.run(ORG, "stripe")
+    world.providers["lago"].after_customer = kill_worker
+    world.run_until_killed(ORG, "lago")
+    assert (world.link(ORG, "lago").customer_id, len(world.lago_objects("customers"))) == (None, 1)
+    world.expire_lease()
+    world.reconcile_until_idle(ORG)
+    assert world.is_in_sync(ORG)
+    assert world.link(ORG, "lago").ownership == "ours"
+
+
+def test_a_create_that_was_not_sent_leaves_the_customer_to_be_read_again(world: SyncWorld) -> None:
+    """Somebody creates it after our read. It is theirs, because nothing of ours was on its way."""
+    create_with_id(world)
+    world.run(ORG, "stripe")
+    world.providers["lago"].before_customer = kill_worker
+    world.run_until_killed(ORG, "lago")
+    lago_has_customer(world, plan="professional")
+    world.expire_lease()
+    world.reconcile_until_idle(ORG)
+    assert world.link(ORG, "lago").ownership == "theirs"
+    assert writes_to_lago(world) == []
+
+
+def test_an_attempt_at_stripe_sends_nothing_once_lago_shows_that_the_customer_is_theirs(world: SyncWorld) -> None:
+    """Stripe charges for the plan. A customer that Lago has already could be charged twice."""
+    world.set_charging_provider("stripe")
+    lago_has_customer(world, plan="professional")
+    create_with_id(world)
+
+    def lago_is_read() -> None:
+        assert world.run(ORG, "lago").kind == "observed"
+
+    world.providers["stripe"].after_customer = lago_is_read
+    world.run(ORG, "stripe")
+    world.expire_lease()
+    world.reconcile_until_idle(ORG)
+    assert world.link(ORG, "stripe").state == "observed"
+    assert world.stripe_objects("subscriptions") == []
 
 
 def test_a_new_customer_costs_one_read_more_and_one_with_our_own_id_none(world: SyncWorld) -> None:

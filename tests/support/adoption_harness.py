@@ -14,7 +14,7 @@ from core.adoption.provider_objects import ProviderObjects
 from core.adoption.row import AdoptionAction, AdoptionRow, AdoptionSide
 from core.events.event_types import Cause
 from core.ports.inventory import Inventory
-from core.ports.spec import Provider
+from core.ports.spec import PROVIDERS, Provider
 from providers.lago.provider import LagoProvider
 from providers.stripe.provider import StripeProvider
 from sandbox.client import LoggedCall
@@ -23,6 +23,26 @@ from tests.support.sync_world import PAYMENT_PROVIDER_CODE, SyncWorld
 ReadT = TypeVar("ReadT")
 
 BY_OPERATOR = Cause(actor="operator:ada", source="billing-sync adopt apply")
+
+
+def adopt_known(world: SyncWorld, org_id: str) -> AdoptionResult:
+    """As an operator adopts an organization at what it pays, after an import or `set-customer-id` brought its ids."""
+    organization = world.organization(org_id)
+    links = {provider: world.link(org_id, provider) for provider in PROVIDERS}
+    is_lago_theirs = links["lago"].ownership == "theirs"
+    harness = AdoptionHarness(world=world, url=world.url)
+    try:
+        return harness.adopt(
+            harness.row(
+                org_id=org_id,
+                action="adopt-keep-price",
+                tier=organization.pending_plan_tier or organization.plan_tier,
+                stripe=links["stripe"].customer_id,
+                lago=(links["lago"].external_customer_id or org_id) if is_lago_theirs else None,
+            )
+        )
+    finally:
+        harness.close()
 
 
 @dataclass(kw_only=True)

@@ -86,5 +86,8 @@ class InMemoryAttempt:
         self.resent.append(self.stored)
         return self.stored
 
+    def record_no_older_customer(self) -> None:
+        self.no_older_customer = True
+
     def record_subscription_request(self) -> None:
         self.subscription_requested = True

@@ -75,6 +75,9 @@ class HookedProvider:
         self._run_hook("after_subscription")
         return subscription
 
+    def has_our_marks(self, customer_id: str, org_id: str, attempt: AttemptContext) -> bool:
+        return self._wrapped.has_our_marks(customer_id, org_id, attempt)
+
     def refuse_arranged_end(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
         self._wrapped.refuse_arranged_end(last_known, org_id, attempt)
 
@@ -128,6 +131,7 @@ class SyncWorld:
     account_guard: AccountGuard = field(init=False)
     policy: PayerPolicy = field(default_factory=lambda: PayerPolicy(sends_payer_to_lago=True))
     management: Management = "manage"
+    url: str = ""
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def __post_init__(self) -> None:
@@ -278,7 +282,7 @@ class SyncWorld:
 
 def open_world(database: Database, sandbox: SandboxClient, catalog: Catalog, url: str) -> SyncWorld:
     providers: dict[Provider, HookedProvider] = {}
-    world = SyncWorld(database=database, sandbox=sandbox, catalog=catalog, providers=providers)
+    world = SyncWorld(database=database, sandbox=sandbox, catalog=catalog, providers=providers, url=url)
 
     def connect() -> Mapping[Provider, BillingProvider]:
         return {

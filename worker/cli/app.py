@@ -165,7 +165,7 @@ _add(
     app,
     "set-customer-id",
     ("provider_ids", "set_customer_id"),
-    "Set the customer ids of an organization. Each is read at the provider before anything is written to it.",
+    "Set the customer ids of an organization, which is observed until the new customer is adopted.",
     PANEL_OPERATE,
 )
 _add(

@@ -37,7 +37,8 @@ def import_command(
 ) -> None:
     """Import the predecessor's files, damaged or not; exit code 1 if anything was lost.
 
-    It can be interrupted and run again; existing data is never changed.
+    It can be interrupted and run again; existing data is never changed. Organizations with a customer id are observed
+    until they are adopted.
 
     JSON: {"findings": [{"kind", "reason", "file", "line", "byte", "subject"}], "lost", "repaired", "conflicts",
     "organizations": {"new", "unchanged", "rejected"}, "members": {"new", "unchanged", "rejected"}}
@@ -59,6 +60,13 @@ def import_command(
         json_writer.end(report)
     else:
         _show_report(report)
+        if report.organizations.new:
+            output.show(
+                "",
+                "Organizations that have a customer at a provider are observed: nothing is written to it before you "
+                "adopt it. `billing-sync adopt discover --out customers.csv` lists them; `billing-sync management "
+                "report` says what would be written.",
+            )
         if settings.is_embedded and report.organizations.new:
             output.show(
                 "No broker is configured: the sweep of a running `billing-sync up` picks them up within a minute."

@@ -30,9 +30,11 @@ def set_customer_id(
     lago: Annotated[str | None, typer.Option(metavar="ID", help="The customer's id in Lago (lago_id).")] = None,
     yes: confirmation.YesOption = False,
 ) -> None:
-    """Set the customer ids of an organization. Each is read at the provider before anything is written to it.
+    """Set the customer ids of an organization, which is observed until the new customer is adopted.
 
-    Says first which customer replaces which.
+    Says first which customer replaces which. Nothing is written to a customer whose id is set before
+    `billing-sync adopt ORG`. One in Stripe that this database's billing-sync made needs no adoption: its metadata says
+    so.
     """
     if stripe is None and lago is None:
         message = "give an id: --stripe cus_…, or --lago ID"
@@ -58,7 +60,11 @@ def set_customer_id(
                 message = f"{org_id} changed meanwhile; nothing was stored. Run the command again"
                 raise CommandFailedError(message)
             _apply(session, organization, ids)
-    output.show("Stored.", *stored_change.lines(settings, org_id))
+    output.show(
+        "Stored. The organization is observed, and nothing is written to the customer, until you run "
+        f"`billing-sync adopt {org_id}`.",
+        *stored_change.lines(settings, org_id),
+    )
 
 
 def _apply(session: Session, organization: Organization, ids: Mapping[Provider, str | None]) -> None:
@@ -76,6 +82,7 @@ def _changes(session: Session, org_id: str, ids: Mapping[Provider, str | None]) 
             continue
         provider_name = PROVIDER_NAMES[provider]
         yield f"  {provider_name} customer: {former_id or 'none'} → {customer_id}"
-        yield f"  {customer_id} is read in {provider_name} first, then gets the organization's name, email and plan"
+        command = f"`billing-sync adopt {org_id}`"
+        yield f"  {customer_id} is read in {provider_name}; nothing is written to it before {command}"
         if former_id is not None:
             yield f"  {former_id} stays in {provider_name} as it is, and is not used any more"

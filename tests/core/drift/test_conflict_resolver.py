@@ -10,16 +10,18 @@ from sqlalchemy import select
 
 from core.db.models.billing_links import BillingLink
 from core.db.models.events import Event
+from core.db.models.providers import ProviderStatus
 from core.drift import conflict_resolver
 from core.drift.conflict_resolver import CannotResolveError
 from core.events.event_types import ChangeContext
 from core.organizations import commands as organization_commands
 from core.ports.errors import ConflictError, LeaseLostError, RejectedError
-from core.ports.spec import Provider
+from core.ports.spec import PROVIDERS, Provider
 from core.reconcile import commands, due_links, lease, outcomes
 from core.reconcile.attempt import ApplyResult, SyncAttempt
 from core.reconcile.outcomes import FollowUps
 from core.reporting import overview
+from tests.support.adoption_harness import adopt_known
 from tests.support.drift_harness import conflict_resolver_of, price_of
 from tests.support.provider_webhooks import check_after_webhook, receive_webhook
 from tests.support.sync_world import PAYMENT_PROVIDER_CODE, SyncWorld
@@ -149,10 +151,13 @@ def test_ours_restores_the_payer_and_sends_what_waited(world: SyncWorld) -> None
     assert [each["name"] for each in world.lago_objects("customers")] == ["Acme GmbH"]
 
 
-def test_theirs_gives_the_organization_their_payer(world: SyncWorld) -> None:
+def test_theirs_gives_the_organization_their_payer_who_is_then_adopted(world: SyncWorld) -> None:
     org_id = synced(world)
     payer = change_payer(world, org_id)
     assert conflict_resolver_of(world).take_theirs(org_id, "lago") == [f"Stripe customer {payer}"]
+    world.reconcile_until_idle(org_id)
+    assert writes(world, "/v1/") == []
+    assert adopt_known(world, org_id).kind == "adopted"
     world.reconcile_until_idle(org_id)
     assert (world.link(org_id, "stripe").customer_id, payer_in_lago(world)) == (payer, payer)
     assert world.is_in_sync(org_id)
@@ -433,22 +438,18 @@ def imported(world: SyncWorld, *, has_subscription: bool) -> str:
     return org_id
 
 
-def test_an_imported_customer_that_is_paid_in_another_way_gets_a_payer_only_by_a_decision(world: SyncWorld) -> None:
-    org_id = imported(world, has_subscription=True)
-    assert_on_hold(world, org_id, "lago")
-    assert payer_in_lago(world) is None
-    message = world.link(org_id, "lago").error_message or ""
-    assert "so its invoices are paid in another way" in message
-    assert f"`billing-sync resolve {org_id} --ours`" in message
-    conflict_resolver.keep_ours(world.database, world.clock, org_id, "lago")
+@pytest.mark.parametrize("has_subscription", [True, False])
+def test_a_customer_without_a_payer_is_observed_and_gets_none_when_it_is_adopted(
+    world: SyncWorld, *, has_subscription: bool
+) -> None:
+    org_id = imported(world, has_subscription=has_subscription)
+    assert {world.link(org_id, provider).state for provider in PROVIDERS} == {"observed"}
+    assert writes(world, "/v1/") == []
+    problem = world.observation(org_id, "lago").problem
+    assert (problem is not None) == has_subscription
+    assert adopt_known(world, org_id).kind == "adopted"
     world.reconcile_until_idle(org_id)
-    assert payer_in_lago(world) == world.link(org_id, "stripe").customer_id
-    assert world.is_in_sync(org_id)
-
-
-def test_an_imported_customer_that_nobody_charges_is_linked_at_once(world: SyncWorld) -> None:
-    org_id = imported(world, has_subscription=False)
-    assert payer_in_lago(world) == world.link(org_id, "stripe").customer_id
+    assert payer_in_lago(world) is None
     assert world.is_in_sync(org_id)
 
 
@@ -542,10 +543,14 @@ def set_quantity(world: SyncWorld, quantity: int, tier: str = "professional") ->
 
 
 def import_with_subscription_by_hand(world: SyncWorld, quantity: int, tier: str = "professional") -> str:
-    """An organization whose customer somebody charges already, on a subscription that carries its id."""
+    """An organization whose customer we made, and somebody charges already, on a subscription that carries its id."""
     world.set_charging_provider("stripe")
-    world.sandbox.preload_stripe_customers([{"id": "cus_old", "name": "Acme", "email": "pay@acme.test"}])
     org_id = world.create("Acme", "professional")
+    with world.database.read() as session:
+        database_id = session.get_one(ProviderStatus, "stripe").database_id
+    marks = {"billing_sync_org_id": org_id, "billing_sync_database_id": database_id}
+    customer = {"id": "cus_old", "name": "Acme", "email": "pay@acme.test", "metadata": marks}
+    world.sandbox.preload_stripe_customers([customer])
     world.set_customer_id(org_id, "stripe", "cus_old")
     world.sandbox.preload_stripe_subscription(
         "cus_old", price_of(world, "professional"), metadata={"billing_sync_org_id": org_id}

@@ -88,6 +88,7 @@ OF_ATTEMPTS: Final[dict[LinkEvent, Callable[[SyncAttempt], object]]] = {
     "conflict_found": lambda attempt: outcomes.put_on_hold(attempt, ConflictError(attempt.provider, "changed")),
     "lease_lost": outcomes.invalidate_after_lost_lease,
     "observed": lambda attempt: outcomes.observe(attempt, Observation(version=1)),
+    "older_customer_found": lambda attempt: attempt.record_older_customer("cus_found"),
 }
 OF_COMMANDS: Final[dict[LinkEvent, Callable[[ChangeContext, Organization, Provider], object]]] = {
     "changed": lambda change, acme, _: commands.rename(change, acme, "Acme GmbH"),

@@ -22,6 +22,7 @@ from core.ports.spec import Provider
 from core.reconcile import attempt, backoff, commands, due_links, lease
 from core.reconcile import outcomes as reconcile_outcomes
 from core.reconcile.reconciler import ReconcileResult
+from tests.support.adoption_harness import adopt_known
 from tests.support.sync_world import CREATE_CUSTOMER_REQUEST, SyncWorld, kill_worker, with_policy
 
 BOTH_PROVIDERS: tuple[Provider, ...] = ("stripe", "lago")
@@ -229,6 +230,7 @@ def test_lago_is_told_a_payer_that_a_person_replaced_whoever_comes_first(world: 
     world.sandbox.preload_stripe_customers([{"id": "cus_new", "name": "Acme"}])
     world.set_customer_id(org_id, "stripe", "cus_new")
     world.run(org_id, first)
+    assert adopt_known(world, org_id).kind == "adopted"
     world.reconcile_until_idle(org_id)
     assert world.is_in_sync(org_id)
     assert world.link(org_id, "lago").payer_id == "cus_new"
@@ -498,7 +500,8 @@ def test_ids_that_a_person_changes_in_mid_turn_win(world: SyncWorld, provider: P
     world.rename(org_id, "Acme GmbH")
     world.providers[provider].after_customer = lambda: world.set_customer_id(org_id, provider, right)
     assert world.run(org_id, provider).kind == "waiting"
-    world.wait(3)
+    world.expire_lease()
+    assert adopt_known(world, org_id).kind == "adopted"
     world.reconcile_until_idle(org_id)
     assert world.is_in_sync(org_id)
     assert world.link(org_id, provider).customer_id == {"stripe": "cus_right", "lago": lago_id}[provider]
@@ -931,20 +934,54 @@ def test_a_customer_id_that_another_organization_names_parks_and_does_not_crash(
     assert world.link(org_id, "stripe").error_code == "customer_id_in_use"
 
 
-def test_brought_ids_are_read_before_they_are_written(world: SyncWorld) -> None:
+def test_a_customer_whose_id_was_set_is_read_and_not_written_before_it_is_adopted(world: SyncWorld) -> None:
     world.sandbox.preload_stripe_customers([{"id": "cus_old", "name": "Acme"}])
     org_id = world.create()
     world.set_customer_id(org_id, "stripe", "cus_old")
     world.reconcile_until_idle(org_id)
-    methods = [call.method for call in world.sandbox.calls("stripe")]
-    assert methods == ["GET", "POST"]
+    assert {call.method for call in world.sandbox.calls()} == {"GET"}
+    assert {world.link(org_id, provider).state for provider in BOTH_PROVIDERS} == {"observed"}
+    assert adopt_known(world, org_id).kind == "adopted"
+    world.reconcile_until_idle(org_id)
+    assert world.is_in_sync(org_id)
     assert len(world.stripe_objects("customers")) == 1
 
 
-def test_an_id_that_the_biller_does_not_know_is_parked_and_never_replaced(world: SyncWorld) -> None:
+def test_a_customer_with_our_complete_marks_is_ours_without_an_adoption(world: SyncWorld) -> None:
+    org_id = synced(world)
+    customer_id = str(world.link(org_id, "stripe").customer_id)
+    world.sandbox.preload_stripe_customers([{"id": "cus_other", "name": "Acme"}])
+    world.set_customer_id(org_id, "stripe", "cus_other")
+    world.reconcile_until_idle(org_id)
+    assert world.link(org_id, "stripe").ownership == "theirs"
+    world.set_customer_id(org_id, "stripe", customer_id)
+    world.reconcile_until_idle(org_id)
+    assert world.link(org_id, "stripe").ownership == "ours"
+    world.rename(org_id, "Globex")
+    world.reconcile_until_idle(org_id)
+    assert world.is_in_sync(org_id)
+    assert payers(world, org_id) == [customer_id]
+
+
+@pytest.mark.parametrize("wrong", ["billing_sync_org_id", "billing_sync_database_id"])
+def test_half_of_our_marks_or_those_of_another_database_make_no_customer_ours(world: SyncWorld, wrong: str) -> None:
+    org_id = synced(world)
+    customer_id = str(world.link(org_id, "stripe").customer_id)
+    (metadata,) = [row["metadata"] for row in world.stripe_objects("customers") if row["id"] == customer_id]
+    assert isinstance(metadata, dict)
+    world.sandbox.preload_stripe_customers([{"id": "cus_theirs", "metadata": {**metadata, wrong: "another"}}])
+    world.set_customer_id(org_id, "stripe", "cus_theirs")
+    world.reconcile_until_idle(org_id)
+    assert world.link(org_id, "stripe").ownership == "theirs"
+
+
+def test_an_id_that_the_biller_does_not_know_is_observed_and_never_replaced(world: SyncWorld) -> None:
     org_id = world.create()
     world.set_customer_id(org_id, "stripe", "cus_nowhere")
-    assert world.run(org_id, "stripe").kind == "parked"
+    assert world.run(org_id, "stripe").kind == "observed"
+    problem = world.observation(org_id, "stripe").problem
+    assert problem is not None
+    assert "cus_nowhere" in problem.message
     assert world.link(org_id, "stripe").customer_id == "cus_nowhere"
     assert world.stripe_objects("customers") == []
 
