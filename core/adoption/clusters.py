@@ -1,16 +1,17 @@
 """Finds what strong keys join, among what a discovery listed: from some customers on, level by level.
 
 A level looks up the organizations that its customers name, and then the customers that those organizations and the
-payers name. Each lookup reads a bounded number of rows; a cluster that goes on beyond that is cut, and says so.
+payers name. A cluster that goes on beyond ``MAX_CLUSTER_CUSTOMERS`` is cut and says so, so each lookup stays bounded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from typing import Final, get_args
+from collections import Counter
+from collections.abc import Collection, Sequence
+from typing import Final
 
-from sqlalchemy import ColumnElement, and_, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, and_, func, or_, select
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from core.adoption.discovery_listings import CustomerKey, load_customers
 from core.adoption.guards import is_ours
@@ -26,10 +27,9 @@ from core.db.models.adoption import DiscoveryListing
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
 from core.db.models.providers import ProviderStatus
-from core.ports.spec import Provider
+from core.ports.spec import PROVIDERS, Provider
 
 MAX_CLUSTER_LEVELS: Final = 8
-MAX_CUSTOMERS_PER_LEVEL: Final = 5_000
 
 Node = CustomerKey | str
 """A customer, or the id of an organization."""
@@ -44,16 +44,23 @@ class ClusterFinder:
         self._customers: dict[CustomerKey, AccountCustomer] = {}
         self._organizations: dict[str, AdoptionOrganization] = {}
         self._parents: dict[Node, Node] = {}
-        self._cut: set[CustomerKey] = set()
+        self._cut: set[Node] = set()
 
     def clusters(self, seeds: Sequence[CustomerKey]) -> list[Cluster]:
         frontier = set(seeds)
         for _ in range(MAX_CLUSTER_LEVELS):
             if not frontier:
                 break
-            frontier = self._next_level(frontier)
+            frontier = self._without_large(self._next_level(frontier))
         self._cut |= frontier
         return self._grouped()
+
+    def _without_large(self, frontier: set[CustomerKey]) -> set[CustomerKey]:
+        """Those that belong to clusters which are small enough to go on."""
+        sizes = Counter(self._root(key) for key in self._customers)
+        large = {key for key in frontier if sizes[self._root(key)] > MAX_CLUSTER_CUSTOMERS}
+        self._cut |= large
+        return frontier - large
 
     def _next_level(self, frontier: Collection[CustomerKey]) -> set[CustomerKey]:
         """Loads these customers; returns those that they name and that are not loaded yet."""
@@ -65,7 +72,7 @@ class ClusterFinder:
         for key, each in loaded.items():
             for org_id in named_organizations(each, self._organizations):
                 self._join(key, org_id)
-        joined = self._payer_edges(loaded) | self._keys_of_organizations(new_organizations)
+        joined = self._joined_by_payers(loaded) | self._joined_by_organizations(new_organizations)
         return joined - self._customers.keys()
 
     def _named_org_ids(self, loaded: dict[CustomerKey, AccountCustomer]) -> set[str]:
@@ -82,58 +89,66 @@ class ClusterFinder:
         )
         return found | set(self._session.scalars(links))
 
-    def _payer_edges(self, loaded: dict[CustomerKey, AccountCustomer]) -> set[CustomerKey]:
+    def _joined_by_payers(self, loaded: dict[CustomerKey, AccountCustomer]) -> set[CustomerKey]:
         payer_ids = {each.customer.payer_id for each in loaded.values()} - {None}
         stripe_ids = {customer_id for provider, customer_id in loaded if provider == "stripe"}
-        condition = or_(
-            and_(DiscoveryListing.provider == "stripe", DiscoveryListing.id.in_(payer_ids)),
-            and_(DiscoveryListing.provider == "lago", DiscoveryListing.payer_id.in_(stripe_ids)),
-        )
-        rows = self._listed(condition, loaded)
-        found: set[CustomerKey] = set()
-        for key, payer_id in rows:
-            found.add(key)
-            if payer_id is not None:
-                self._join(key, ("stripe", payer_id))
+        shared = self._too_often(DiscoveryListing.payer_id, stripe_ids)
+        self._cut |= {("stripe", payer_id) for payer_id in shared}
         for key, each in loaded.items():
             if each.customer.payer_id is not None:
                 self._join(key, ("stripe", each.customer.payer_id))
+        found: set[CustomerKey] = set()
+        condition = or_(
+            and_(DiscoveryListing.provider == "stripe", DiscoveryListing.id.in_(payer_ids)),
+            and_(DiscoveryListing.provider == "lago", DiscoveryListing.payer_id.in_(stripe_ids - shared)),
+        )
+        for key, payer_id in self._listed(condition):
+            found.add(key)
+            if payer_id is not None:
+                self._join(key, ("stripe", payer_id))
         return found
 
-    def _keys_of_organizations(self, organizations: dict[str, AdoptionOrganization]) -> set[CustomerKey]:
+    def _joined_by_organizations(self, organizations: dict[str, AdoptionOrganization]) -> set[CustomerKey]:
         if not organizations:
             return set()
-        links = [(provider, link) for each in organizations.values() for provider, link in each.links.items()]
-        ids = {link.customer_id for _, link in links} - {None}
-        external_ids = {link.external_customer_id for _, link in links} - {None}
+        marked_often = self._too_often(DiscoveryListing.org_id, organizations)
+        self._cut |= marked_often
+        org_ids = organizations.keys() - marked_often
+        links = [link for each in organizations.values() for link in each.links.values()]
+        ids = {link.customer_id for link in links} - {None}
+        external_ids = {link.external_customer_id for link in links} - {None}
         condition = or_(
-            DiscoveryListing.org_id.in_(organizations),
+            DiscoveryListing.org_id.in_(org_ids),
             DiscoveryListing.id.in_(ids),
             DiscoveryListing.external_id.in_({*organizations, *ids, *external_ids}),
         )
         marked = select(DiscoveryListing.customer_id).where(
             DiscoveryListing.run_id == self._run_id,
             DiscoveryListing.object_type == "subscription",
-            DiscoveryListing.org_id.in_(organizations),
+            DiscoveryListing.org_id.in_(org_ids),
         )
-        found = {key for key, _ in self._listed(condition, ())}
         stripe: Provider = "stripe"
-        marked_ids = self._session.scalars(marked.limit(MAX_CUSTOMERS_PER_LEVEL))
-        return found | {(stripe, customer_id) for customer_id in marked_ids if customer_id}
+        marked_keys = {(stripe, customer_id) for customer_id in self._session.scalars(marked) if customer_id}
+        return marked_keys | {key for key, _ in self._listed(condition)}
 
-    def _listed(
-        self, condition: ColumnElement[bool], named_by: Iterable[CustomerKey]
-    ) -> list[tuple[CustomerKey, str | None]]:
-        """Customers with their payers. If there are too many, whatever named them is cut."""
+    def _too_often(self, column: InstrumentedAttribute[str | None], values: Collection[str]) -> set[str]:
+        """Those that more objects name than a cluster may have."""
+        found = self._session.scalars(
+            select(column)
+            .where(DiscoveryListing.run_id == self._run_id, column.in_(values))
+            .group_by(column)
+            .having(func.count() > MAX_CLUSTER_CUSTOMERS)
+        )
+        return {value for value in found if value is not None}
+
+    def _listed(self, condition: ColumnElement[bool]) -> list[tuple[CustomerKey, str | None]]:
+        """Customers with their payers."""
         rows = self._session.execute(
-            select(DiscoveryListing.provider, DiscoveryListing.id, DiscoveryListing.payer_id)
-            .where(DiscoveryListing.run_id == self._run_id, DiscoveryListing.object_type == "customer", condition)
-            .order_by(DiscoveryListing.provider, DiscoveryListing.id)
-            .limit(MAX_CUSTOMERS_PER_LEVEL)
-        ).all()
-        if len(rows) == MAX_CUSTOMERS_PER_LEVEL:
-            self._cut |= set(named_by)
-        return [((each, row[1]), row[2]) for row in rows for each in get_args(Provider) if each == row[0]]
+            select(DiscoveryListing.provider, DiscoveryListing.id, DiscoveryListing.payer_id).where(
+                DiscoveryListing.run_id == self._run_id, DiscoveryListing.object_type == "customer", condition
+            )
+        )
+        return [((each, row[1]), row[2]) for row in rows for each in PROVIDERS if each == row[0]]
 
     def _join(self, one: Node, other: Node) -> None:
         self._parents[self._root(one)] = self._root(other)
@@ -147,7 +162,7 @@ class ClusterFinder:
         members: dict[Node, list[CustomerKey]] = {}
         for key in sorted(self._customers):
             members.setdefault(self._root(key), []).append(key)
-        cut_roots = {self._root(key) for key in self._cut}
+        cut_roots = {self._root(node) for node in self._cut}
         database_id = self._session.get_one(ProviderStatus, "stripe").database_id
         return [
             Cluster(

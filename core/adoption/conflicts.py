@@ -73,10 +73,19 @@ def likely_the_same(match: Match) -> Iterator[tuple[str, str]]:
         elif likeness.provider is not None and is_reason_to_ask(match, likeness):
             other = f"{likeness.customer_id} at {PROVIDER_NAMES[likeness.provider]}"
             reason = (
-                f"it may be one with {other} ({what}), which proves nothing; if it is, adopt both with `adopt ORG`; if "
-                "not, choose adopt-keep-price, which makes a new organization"
+                f"it may be one with {other} ({what}), which proves nothing; if it is, "
+                f"{_way_to_join(match, likeness)}; if not, choose adopt-keep-price, which makes a new organization"
             )
             yield reason, f"{other}: {what}"
+
+
+def _way_to_join(match: Match, likeness: Likeness) -> str:
+    if likeness.provider is None or likeness.provider in match.sides:
+        return "choose skip for one of them"
+    ids = {provider: side.shown_id for provider, side in match.sides.items()} | {
+        likeness.provider: likeness.customer_id
+    }
+    return f"`billing-sync adopt ORG --stripe {ids['stripe']} --lago {ids['lago']}` adopts both"
 
 
 def is_reason_to_ask(match: Match, likeness: Likeness) -> bool:
@@ -113,8 +122,8 @@ def _unknown_price(price: SidePrice) -> str:
     item, name = price.item, PROVIDER_NAMES[price.provider]
     code = f"the code {item.code}" if item.code else f"{item.price_id}, a price without a code,"
     return (
-        f"it pays {price.text} under {code} at {name}, which is in no plan of plans.toml; `plans "
-        "discover` proposes what to add"
+        f"it pays {price.text} under {code} at {name}, which is in no plan of plans.toml; `billing-sync "
+        "plans discover` proposes what to add"
     )
 
 

@@ -61,7 +61,7 @@ class Discovery:
     clock: Clock
 
     def run(self, on_progress: OnDiscoveryProgress = _ignore_discovery_progress) -> DiscoveryRun:
-        """Runs or resumes a discovery until everything is proposed.
+        """Runs or resumes a discovery until everything is proposed. A page is not read again, but matching begins anew.
 
         Raises ``ProviderError``, ``WrongAccountError`` and ``DiscoveryTakenOverError``.
         """
@@ -69,6 +69,7 @@ class Discovery:
             self.account_guard.fetch(provider)
         with self.database.write() as session:
             run = discovery_store.resume(session, self.clock())
+            discovery_store.match_again(session, run)
         while run.stage is not None:
             on_progress(run.stage, run.processed)
             self.step(run)

@@ -98,6 +98,16 @@ def resume(session: Session, now: datetime) -> DiscoveryRun:
     )
 
 
+def match_again(session: Session, run: DiscoveryRun) -> None:
+    """What was listed stays, and what was proposed is dropped: our rows and plans.toml may have changed meanwhile."""
+    if run.stage not in {"matching", "missing", None}:
+        return
+    session.execute(delete(DiscoveryProposal).where(DiscoveryProposal.run_id == run.id))
+    session.execute(update(DiscoveryListing).where(DiscoveryListing.run_id == run.id).values(is_matched=False))
+    run.stage, run.cursor, run.processed, run.managed = "matching", None, 0, 0
+    save_progress(session, run)
+
+
 def save_progress(session: Session, run: DiscoveryRun) -> None:
     """Stores how far the run is. Raises ``DiscoveryTakenOverError``."""
     saved = session.execute(
@@ -109,7 +119,8 @@ def save_progress(session: Session, run: DiscoveryRun) -> None:
     ).one_or_none()
     if saved is None:
         message = (
-            "another `adopt discover` took over this run; wait for its table, or run the command again to continue it"
+            "another `billing-sync adopt discover` took over this run; wait for its table, or run it again to continue "
+            "the run there"
         )
         raise DiscoveryTakenOverError(message)
 
@@ -141,7 +152,7 @@ def counts(session: Session, run: DiscoveryRun) -> dict[AdoptionAction, int]:
         .where(DiscoveryProposal.run_id == run.id)
         .group_by(DiscoveryProposal.action)
     )
-    by_action = dict(found.tuples().all())
+    by_action = {row[0]: row[1] for row in found}
     return {action: by_action.get(action, 0) for action in ADOPTION_ACTIONS}
 
 

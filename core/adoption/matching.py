@@ -300,10 +300,17 @@ def _unusable(each: AccountCustomer) -> Iterator[str]:
     if each.customer.deleted:
         yield f"{each.phrase} was deleted; set another customer with `billing-sync set-customer-id`"
     if not each.customer.is_addressable:
-        yield (
-            f"Lago's API cannot address {each.shown_id}, because it reads what follows a dot as a format, and drops a "
-            "blank at an end; give the customer another external id in Lago, or leave it as it is"
-        )
+        yield _not_addressable(each.shown_id, "customer")
+    for subscription in each.subscriptions:
+        if not subscription.is_addressable:
+            yield _not_addressable(subscription.external_id or subscription.id, "subscription")
+
+
+def _not_addressable(shown_id: str, what: str) -> str:
+    return (
+        f"Lago's API cannot address {shown_id}, because it reads what follows a dot as a format, and drops a blank at "
+        f"an end; give the {what} another external id in Lago, or leave it as it is"
+    )
 
 
 def _other_links(cluster: Cluster, organization: AdoptionOrganization) -> Iterator[str]:

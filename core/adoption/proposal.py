@@ -185,9 +185,9 @@ def _begun(match: Match, prices: SidePrices, plan: CatalogPlan, rules: ProposalR
     if "lago" not in prices:
         customer = "" if "lago" in match.sides else "a customer and "
         is_free = plan.charged_by == "stripe" or _has_no_payer(match, plan, rules)
-        yield f"{customer}{plan.tier} at Lago{', which charges nobody' if is_free else f', {catalog_text(plan)}'}"
+        yield f"{customer}{plan.tier} at Lago ({'which charges nobody' if is_free else catalog_text(plan)})"
     if plan.charged_by == "stripe" and "stripe" not in prices:
-        yield f"{plan.tier} at Stripe, {catalog_text(plan)}"
+        yield f"{plan.tier} at Stripe ({catalog_text(plan)})"
 
 
 def _has_no_payer(match: Match, plan: CatalogPlan, rules: ProposalRules) -> bool:

@@ -64,7 +64,7 @@ def read_table(path: Path) -> list[AdoptionRow]:
     try:
         return list(_consistent(path, read_csv(path) if ending == ".csv" else read_json(path)))
     except FileNotFoundError:
-        message = f"{path} is not there; `adopt discover --out {path}` writes it"
+        message = f"{path} is not there; `billing-sync adopt discover --out {path}` writes it"
         raise AdoptionTableError(message) from None
     except OSError as error:
         message = f"{path} cannot be read ({error.strerror or error})"

@@ -27,7 +27,7 @@ from core.adoption.row import AdoptionRow
 from core.adoption.table_errors import AdoptionTableError
 
 DELIMITERS: Final = (",", ";", "\t")
-_WRITE_AGAIN: Final = "undo that in the table, or write it again with `adopt discover`"
+_WRITE_AGAIN: Final = "undo that in the table, or write it again with `billing-sync adopt discover`"
 
 
 def write_csv(file: TextIO, rows: Iterable[AdoptionRow]) -> int:
@@ -85,7 +85,9 @@ def _header(path: Path, first_line: str) -> tuple[str, Sequence[str]]:
         if len(header) > 1:
             break
     else:
-        message = f"{path} is no adoption table: its first line names no columns; `adopt discover` writes one"
+        message = (
+            f"{path} is no adoption table: its first line names no columns; `billing-sync adopt discover` writes one"
+        )
         raise AdoptionTableError(message)
     while header and not header[-1]:
         header.pop()

@@ -41,7 +41,7 @@ def read_json(path: Path) -> Iterator[tuple[str, AdoptionRow]]:
         raise AdoptionTableError(message) from None
     rows = document.get("rows") if isinstance(document, dict) else None
     if not isinstance(rows, list):
-        message = f'{path} is no adoption table: it is no object with "rows"; `adopt discover` writes one'
+        message = f'{path} is no adoption table: it is no object with "rows"; `billing-sync adopt discover` writes one'
         raise AdoptionTableError(message)
     for number, row in enumerate(rows, 1):
         yield f"row {number}", _row(path, number, row)

@@ -95,7 +95,7 @@ class InventorySubscription:
     ``customer_id``: the ``id`` of its customer. ``next_code``: the plan that is scheduled. ``trial_ends_at``: while a
     trial runs. ``next_at``: the end of the current period. ``discounts``: coupons in words, such as "20 % off for 3
     months". ``is_paid_manually``: Lago charges nobody for it, or Stripe mails its invoices. ``has_payment_method``: one
-    of its own.
+    of its own. ``is_addressable``: as of ``InventoryCustomer``.
     """
 
     id: str
@@ -112,6 +112,7 @@ class InventorySubscription:
     discounts: tuple[str, ...] = ()
     is_paid_manually: bool = False
     has_payment_method: bool = False
+    is_addressable: bool = True
     created_at: datetime | None = None
 
 

@@ -183,6 +183,7 @@ def _subscription(row: LagoSubscription, plan: InventoryPrice | None) -> Invento
         trial_ends_at=_trial_ends_at(context, row, plan),
         next_at=parse_period_end(context, period_end) if period_end else None,
         is_paid_manually=is_paid_manually(row),
+        is_addressable=unaddressable_reason(row.external_id or "") is None,
         created_at=parse_optional_time(row.external_id, row.created_at),
     )
 

@@ -10,11 +10,13 @@ from typing import get_args
 import pytest
 from pydantic import TypeAdapter
 
+from core.adoption.row import AdoptionRow, AdoptionSide
 from core.compare import findings
 from core.compare.desired_state import customer_fingerprint
 from core.drift import report_store
 from core.ports import errors
 from core.ports.errors import ErrorKind, ProviderError
+from core.ports.inventory import InventoryCustomer, InventoryDiscount, InventoryItem, InventorySubscription
 from core.ports.observed import ObservedCustomer, ObservedSubscription
 from core.ports.provider import Intent
 from core.ports.spec import CustomerSpec
@@ -210,3 +212,52 @@ def test_listed_objects_are_stored_under_these_keys() -> None:
         "remark",
         "changed_at",
     }
+
+
+def test_what_a_discovery_listed_is_stored_under_these_keys() -> None:
+    customer = TypeAdapter(InventoryCustomer).dump_python(InventoryCustomer(id="cus_1"), mode="json")
+    subscription = TypeAdapter(InventorySubscription).dump_python(
+        InventorySubscription(
+            id="sub_1",
+            customer_id="cus_1",
+            items=(InventoryItem(price_id="price_1", code=None, amount=1, currency="USD", interval="month"),),
+        ),
+        mode="json",
+    )
+    discount = TypeAdapter(InventoryDiscount).dump_python(InventoryDiscount(id="d", customer_id="c", text="t"))
+    assert " ".join(customer) == (
+        "id external_id org_id database_id name email currency payer_id other_payer has_payment_method named_org_ids "
+        "discounts is_addressable deleted"
+    )
+    assert " ".join(subscription) == (
+        "id customer_id external_id org_id database_id status items next_code arrangement trial_ends_at next_at "
+        "discounts is_paid_manually has_payment_method is_addressable created_at"
+    )
+    assert " ".join(subscription["items"][0]) == (
+        "price_id code amount currency interval interval_count quantity sold_price_id bills_usage unusual"
+    )
+    assert " ".join(discount) == "id customer_id text"
+
+
+def test_a_proposed_row_is_stored_and_written_under_these_keys() -> None:
+    row = AdoptionRow(
+        org_id=None,
+        sides={"stripe": AdoptionSide(customer_id="cus_1")},
+        matched_by=None,
+        plan_tier=None,
+        difference=None,
+        currency=None,
+        name_source="stripe",
+        email_source="stripe",
+        action="skip",
+        reason="",
+    )
+    stored = TypeAdapter(AdoptionRow).dump_python(row, mode="json")
+    assert " ".join(stored) == (
+        "org_id sides matched_by plan_tier difference currency name_source email_source our_name our_email action "
+        "reason suggestion"
+    )
+    assert " ".join(stored["sides"]["stripe"]) == (
+        "customer_id external_customer_id subscription_id external_subscription_id name email price amount currency "
+        "interval quantity coupon trial_ends_at planned next_at has_payment_method payer_id"
+    )

@@ -267,7 +267,7 @@ def test_an_operator_may_change_what_is_to_be_done_and_leave_rows_out(tmp_path: 
 def test_any_other_cell_that_was_changed_is_refused_by_line_and_column(table: Path, column: str) -> None:
     sentence = refused(resaved(table, set_cell(column, "4.9E+01")))
     assert sentence.startswith(f"FILE line 2, column {column}: it is not as it was written (now '4.9E+01')")
-    assert "`adopt discover`" in sentence
+    assert "`billing-sync adopt discover`" in sentence
 
 
 def test_a_line_counts_from_where_its_row_begins(tmp_path: Path) -> None:
@@ -390,4 +390,4 @@ def test_json_that_was_cut_is_refused_by_line_and_column(tmp_path: Path) -> None
 
 
 def test_a_missing_table_says_how_it_is_written(tmp_path: Path) -> None:
-    assert refused(tmp_path / "adopt.csv").startswith("FILE is not there; `adopt discover --out FILE`")
+    assert refused(tmp_path / "adopt.csv").startswith("FILE is not there; `billing-sync adopt discover --out FILE`")
