@@ -79,9 +79,8 @@ def discover(
     _show_summary(out, count, actions, run.managed)
     _show_conflicts(conflicts, actions["conflict"])
     if any(actions[action] for action in table.APPLIED_ACTIONS):
-        output.show(
-            "", f"Read the table, correct what is not right, and then: `billing-sync adopt apply {out} --dry-run`"
-        )
+        command = f"`billing-sync adopt apply {out} --dry-run`"
+        output.show("", "Read the table, correct what is not right, and then:", command)
 
 
 def _discovery(runtime: Runtime) -> Discovery:
