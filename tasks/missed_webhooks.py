@@ -15,6 +15,7 @@ from celery import shared_task
 from core.db import job_locks
 from core.inbox import missed_webhooks
 from core.ports.errors import MustWaitError, ProviderError
+from core.ports.spec import Provider
 from core.reconcile import due_links
 from tasks import provider_webhooks
 from tasks.base import BillingApp, BillingTask
@@ -45,19 +46,23 @@ def run(app: BillingApp) -> None:
         if not job_locks.acquire(session, FIND_MISSED_WEBHOOKS, FIND_MISSED_SECONDS * 0.9, now):
             return
     _read_stripe_events(app)
-    _request_routine_checks(app)
+    _request_routine_checks(app, "lago")
+    _request_routine_checks(app, "stripe")
 
 
-def _request_routine_checks(app: BillingApp) -> None:
+def _request_routine_checks(app: BillingApp, provider: Provider) -> None:
+    """In Stripe only of observed links: its events show everything else."""
     runtime = app.runtime
-    rate = runtime.reconciler.request_gates.rate_limiter.expected_rate("lago")
+    rate = runtime.reconciler.request_gates.rate_limiter.expected_rate(provider)
     most = max(1, int(rate * FIND_MISSED_SECONDS * SHARE_OF_RATE_LIMIT / ATTEMPTS_OF_A_CHECK))
     with runtime.database.write() as session:
-        count = due_links.request_routine_checks(session, "lago", runtime.check_lago_every, most, runtime.clock())
+        count = due_links.request_routine_checks(
+            session, provider, runtime.check_lago_every, most, runtime.clock(), only_observed=provider == "stripe"
+        )
     if count == most:
-        log.warning("routine_checks_behind", provider="lago", links=count)
+        log.warning("routine_checks_behind", provider=provider, links=count)
     elif count:
-        log.debug("routine_checks_requested", provider="lago", links=count)
+        log.debug("routine_checks_requested", provider=provider, links=count)
 
 
 def _read_stripe_events(app: BillingApp) -> None:

@@ -121,7 +121,15 @@ def recheck_due_downgrades(database: Database, limit: int, now: datetime) -> int
     return len(org_ids)
 
 
-def request_routine_checks(session: Session, provider: Provider, every: timedelta, limit: int, now: datetime) -> int:
+def request_routine_checks(  # noqa: PLR0913 - the last one is a choice
+    session: Session,
+    provider: Provider,
+    every: timedelta,
+    limit: int,
+    now: datetime,
+    *,
+    only_observed: bool = False,
+) -> int:
     """Request a remote check of up to ``limit`` links whose last routine check is older than ``every``, oldest first.
 
     A webhook may get lost, and Lago lists none that it sent. So each link is read once within that time.
@@ -131,6 +139,7 @@ def request_routine_checks(session: Session, provider: Provider, every: timedelt
         .where(
             BillingLink.provider == provider,
             text(HAS_ROUTINE_CHECKS),
+            *((BillingLink.state == "observed",) if only_observed else ()),
             # What is active and has work is read soon, or waits for a reason. An observed link keeps its work.
             text(f"(state = 'observed' OR NOT ({LINK_HAS_WORK}))"),
             BillingLink.routine_check_at < now - every,

@@ -145,7 +145,8 @@ def paid_price(state: SubscriptionState, find_by_id: FindById) -> PlannedPrice |
     """What this period costs; None if the price is not known."""
     price_id = state.paid_price_id
     if price_id is None:
-        return None
+        # A free plan that took effect is still billed as the quantity 0 of the plan before.
+        return _billed_price(state) if state.took_effect and state.item.quantity == 0 else None
     price = state.item.price if price_id == state.item.price.id else find_by_id(price_id)
     return planned_price(price, state.seats)
 

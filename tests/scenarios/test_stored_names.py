@@ -20,7 +20,7 @@ from core.ports.inventory import InventoryCustomer, InventoryDiscount, Inventory
 from core.ports.observed import ObservedCustomer, ObservedSubscription
 from core.ports.provider import Intent
 from core.ports.spec import CustomerSpec
-from core.reconcile import attempt
+from core.reconcile import attempt, observation
 
 NOON = datetime(2026, 11, 28, 12, tzinfo=UTC)
 
@@ -261,3 +261,27 @@ def test_a_proposed_row_is_stored_and_written_under_these_keys() -> None:
         "customer_id external_customer_id subscription_id external_subscription_id name email price amount currency "
         "interval quantity coupon trial_ends_at planned next_at has_payment_method payer_id"
     )
+
+
+def test_an_observation_is_stored_under_these_keys() -> None:
+    stored = {
+        "version": 3,
+        "steps": [
+            {
+                "kind": "schedule_plan",
+                "object_id": "sub_1",
+                "fields": [],
+                "before": "pro",
+                "after": "starter",
+                "price_before": {"amount": 4900, "currency": "USD", "interval": "monthly"},
+                "price_after": {"amount": None, "currency": "USD", "interval": None},
+                "at_period_end": True,
+                "effective_at": "2026-11-28T12:00:00+00:00",
+                "is_repeat": False,
+            },
+        ],
+        "problem": {"kind": "rejected", "code": None, "message": "no"},
+    }
+    read = observation.from_json(stored)
+    assert read is not None
+    assert observation.to_json(read) == stored

@@ -169,7 +169,9 @@ class Settings(EmailSettings):
         default=None, gt=0, description="Hours between automatic drift checks; default: never."
     )
     lago_check_every_hours: float = Field(
-        default=24.0, gt=0, description="Hours within which each link in Lago is read, also if no webhook came."
+        default=24.0,
+        gt=0,
+        description="Hours within which each link in Lago, and each observed one, is read, also if no webhook came.",
     )
     history_retention_days: int = Field(
         default=730, ge=1, le=36_500, description="Days for which `billing-sync history` keeps what was sent."

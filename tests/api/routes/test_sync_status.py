@@ -72,6 +72,29 @@ def test_a_wait_ends_as_soon_as_both_hold_it(api: Api) -> None:
     assert 0.4 < time.monotonic() - began < 15
 
 
+def test_a_wait_ends_as_soon_as_the_organization_was_observed(api: Api) -> None:
+    """Nothing more comes by itself, so nobody waits for it."""
+    org_id = api.organization(u1="member")
+
+    def observe() -> None:
+        time.sleep(0.3)
+        with api.database.write() as session:
+            session.execute(update(BillingLink).where(BillingLink.org_id == org_id).values(state="observed"))
+
+    thread = threading.Thread(target=observe)
+    thread.start()
+    began = time.monotonic()
+    answer = api.get(f"/api/organizations/{org_id}/sync", api.as_("u1"), version=1, wait="30s").json()
+    thread.join()
+    assert time.monotonic() - began < PATIENCE_SECONDS
+    assert answer["in_sync"] is False
+    at_stripe = answer["providers"]["stripe"]
+    assert (at_stripe["status"], at_stripe["reason"]) == (
+        "observed",
+        "The organization is observed: nothing is written at Stripe.",
+    )
+
+
 def test_a_wait_ends_when_its_time_is_over(api: Api) -> None:
     org_id = api.organization(u1="owner")
     began = time.monotonic()

@@ -15,17 +15,17 @@ from core.common.clock import utc_now
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
 from core.db.models.email import Email
-from core.db.models.organizations import MembershipRole, Organization
+from core.db.models.organizations import Management, MembershipRole, Organization
 from core.emails import queue
 from core.emails.queue import LeasedEmail
 from core.events import outbox
 from core.events.event_types import Cause, ChangeContext
 from core.org_manager import OrgManager
-from core.organizations import commands, memberships, plan_changes
+from core.organizations import commands, management, memberships, plan_changes
 from core.organizations.commands import NewOrganization
 from tests.support.clocks import SetClock
 
-Work = Callable[[ChangeContext, Organization], None]
+Work = Callable[[ChangeContext, Organization], object]
 
 
 class EmailHarness:
@@ -33,6 +33,7 @@ class EmailHarness:
 
     def __init__(self, database: Database, catalog: Catalog, clock: SetClock) -> None:
         self.database, self.catalog, self.clock = database, catalog, clock
+        self.management: Management = "manage"
 
     def register(self, name: str = "Acme", owner: str = "alice", billing_email: str | None = None) -> str:
         with self.database.write() as session:
@@ -71,7 +72,11 @@ class EmailHarness:
         with self.database.write() as session:
             marked = outbox.mark_published(session, token, self.clock())
             queue.enqueue_for_events(
-                session, [each for each in events if each.seq in marked], self.catalog, self.clock()
+                session,
+                [each for each in events if each.seq in marked],
+                self.catalog,
+                self.clock(),
+                self.management,
             )
 
     def sync(self, org_id: str) -> None:
@@ -127,6 +132,25 @@ def test_who_joins_later_or_is_no_owner_is_not_welcomed(harness: EmailHarness) -
     org_id = harness.register()
     harness.clock.advance(seconds=1)
     harness.join(org_id, bob="owner", carol="member")
+    harness.relay()
+    assert harness.emails() == {("welcome", "alice@acme.test", "pending")}
+
+
+def test_an_observed_organization_gets_no_email(harness: EmailHarness) -> None:
+    """By the mode of the installation, by its own, or because what it has is not ours."""
+    harness.add_users("alice")
+    harness.management = "observe"
+    harness.register()
+    harness.relay()
+    harness.management = "manage"
+    org_id = harness.register("Globex")
+    harness.change(org_id, lambda change, found: management.set_mode(change, found, "observe"))
+    other = harness.register("Initech")
+    with harness.database.write() as session:
+        session.get_one(BillingLink, (other, "stripe")).ownership = "theirs"
+    harness.relay()
+    assert harness.emails() == set()
+    harness.register("Managed")
     harness.relay()
     assert harness.emails() == {("welcome", "alice@acme.test", "pending")}
 

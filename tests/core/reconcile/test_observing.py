@@ -11,10 +11,13 @@ from core.adoption import release
 from core.db.models.billing_links import BillingLink
 from core.db.models.events import Event
 from core.db.models.history import LinkHistory
+from core.drift.repairer import OBSERVED_REASON
 from core.ports.planned import PlannedStep
 from core.ports.spec import PROVIDERS, Provider
 from core.reconcile import due_links
+from core.reporting import metrics, overview, problems
 from tests.support.adopted import PAYER, Adopted, adopt_at_lago
+from tests.support.drift_harness import DriftHarness
 from tests.support.sync_world import CREATE_CUSTOMER_REQUEST, SyncWorld
 
 both = pytest.mark.parametrize("provider", PROVIDERS)
@@ -39,8 +42,8 @@ def code(world: SyncWorld, tier: str, provider: Provider) -> str:
     return world.catalog.plan(tier).code(provider)
 
 
-def synced(world: SyncWorld, plan_tier: str = "professional") -> str:
-    org_id = world.create(plan_tier=plan_tier)
+def synced(world: SyncWorld, plan_tier: str = "professional", name: str = "Acme") -> str:
+    org_id = world.create(name, plan_tier)
     world.reconcile_until_idle(org_id)
     assert world.is_in_sync(org_id)
     world.wait(10)
@@ -316,16 +319,69 @@ def test_what_would_park_the_link_is_told_and_parks_nothing(world: SyncWorld) ->
     assert "was deleted in Stripe" in problem.message
 
 
-def test_a_routine_check_reads_an_observed_link_again(world: SyncWorld) -> None:
+@both
+def test_a_routine_check_reads_an_observed_link_again(world: SyncWorld, provider: Provider) -> None:
+    """Also one that has no subscription; a managed one is not read at Stripe."""
+    synced(world, name="Managed")
     org_id = synced(world)
     world.set_mode(org_id, "observe")
     observed(world, org_id)
-    first = world.link(org_id, "lago").observed_at
+    first = world.link(org_id, provider).observed_at
     world.wait(3600)
     with world.database.write() as session:
-        assert due_links.request_routine_checks(session, "lago", timedelta(0), 10, world.now) == 1
+        requested = due_links.request_routine_checks(session, provider, timedelta(0), 10, world.now, only_observed=True)
+    assert requested == 1
     observed(world, org_id)
-    second = world.link(org_id, "lago").observed_at
+    second = world.link(org_id, provider).observed_at
     assert first is not None
     assert second is not None
     assert second > first
+
+
+def test_drift_lists_what_differs_and_repairs_nothing(world: SyncWorld) -> None:
+    org_id = synced(world)
+    world.set_mode(org_id, "observe")
+    customer_id = world.link(org_id, "stripe").customer_id
+    assert customer_id is not None
+    world.sandbox.patch("stripe", "customers", customer_id, name="Mallory")
+    observed(world, org_id)
+    harness = DriftHarness(world)
+    report = harness.check()
+    (drift,) = harness.drifts(report)
+    (finding,) = drift.findings
+    assert (finding.field, finding.theirs, finding.repairable) == ("name", "Mallory", False)
+    assert f"billing-sync management report {org_id}" in finding.advice
+    assert (report.counts.repairable, report.counts.parked_or_on_hold) == (0, 0)
+    harness.repair(report)
+    assert writes(world) == []
+
+
+def test_a_report_that_was_made_before_repairs_nothing_either(world: SyncWorld) -> None:
+    org_id = synced(world)
+    customer_id = world.link(org_id, "stripe").customer_id
+    assert customer_id is not None
+    world.sandbox.patch("stripe", "customers", customer_id, name="Mallory")
+    harness = DriftHarness(world)
+    report = harness.check()
+    assert report.counts.repairable == 1
+    world.management = "observe"
+    (not_repaired,) = harness.repair(report).not_repaired
+    assert (not_repaired.parked, not_repaired.reason) == (False, OBSERVED_REASON)
+    assert writes(world) == []
+
+
+def test_it_is_neither_behind_nor_parked_in_what_is_reported(world: SyncWorld) -> None:
+    world.management = "observe"
+    org_id = world.create()
+    observed(world, org_id)
+    with world.database.read() as session:
+        found = overview.summarize(session)
+        assert problems.read(session, world.now).waiting_links == 0
+        assert overview.parked_links(session, world.now, 10) == ([], 0)
+        measured = metrics.read(session, world.now)
+    for provider in PROVIDERS:
+        summary = found.providers[provider]
+        assert (summary.in_sync, summary.behind, summary.parked, summary.observed) == (0, 0, 0, 1)
+        at_provider = measured.links[provider]
+        assert (at_provider.behind, at_provider.parked, at_provider.on_hold) == (0, 0, 0)
+    assert not found.in_sync
