@@ -46,6 +46,10 @@ from tasks import result_texts
             ReconcileResult(kind="retry", error="stripe: no answer", requeue_after=60.0),
             "stripe: no answer; the next attempt is in 60 s",
         ),
+        (
+            ReconcileResult(kind="observed", version=2, request_count=3),
+            "observed: nothing was sent to Stripe; `billing-sync management report` says what would be",
+        ),
     ],
 )
 def test_each_result_is_one_sentence(result: ReconcileResult, text: str) -> None:
@@ -54,7 +58,7 @@ def test_each_result_is_one_sentence(result: ReconcileResult, text: str) -> None
 
 @pytest.mark.parametrize("reason", sorted(get_args(WaitCause)))
 def test_every_cause_of_a_wait_has_a_text(reason: WaitCause) -> None:
-    if reason in {"in_sync", "unknown_organization", "parked", "on_hold"}:
+    if reason in {"in_sync", "unknown_organization", "parked", "on_hold", "observed"}:
         return  # These end as results of their own.
     text = result_texts.describe("lago", ReconcileResult(kind="waiting", reason=reason))
     assert text.startswith("waits for Lago: ")
