@@ -68,10 +68,9 @@ class Adopter:
             if row.action in {"skip", "conflict"}:
                 yield AdoptionResult(row=row, kind="skipped", org_id=row.org_id, reason=row.reason)
                 continue
-            with self.database.read() as session:
-                org_id = adoption.adopted_before(session, row)
-            if org_id is not None:
-                yield AdoptionResult(row=row, kind="already_adopted", org_id=org_id)
+            before = self._adopted_before(row)
+            if before is not None:
+                yield before
             elif remaining == 0:
                 yield AdoptionResult(row=row, kind="not_tried", org_id=row.org_id)
             else:
@@ -85,10 +84,18 @@ class Adopter:
             objects = {provider: self._read_again(provider, side) for provider, side in row.sides.items()}
             adopted = self._store(row, objects)
         except NotAdoptedError as error:
+            # Another run may have adopted it since.
+            if (before := self._adopted_before(row)) is not None:
+                return before
             kind: AdoptionResultKind = "left" if error.is_left else "rejected"
             return AdoptionResult(row=row, kind=kind, org_id=row.org_id, reason=error.reason)
         org_id = None if self.is_dry_run and adopted.is_new else adopted.org_id
         return AdoptionResult(row=row, kind="adopted", org_id=org_id, remarks=adopted.remarks, is_new=adopted.is_new)
+
+    def _adopted_before(self, row: AdoptionRow) -> AdoptionResult | None:
+        with self.database.read() as session:
+            org_id = adoption.adopted_before(session, row)
+        return None if org_id is None else AdoptionResult(row=row, kind="already_adopted", org_id=org_id)
 
     def _read_again(self, provider: Provider, side: AdoptionSide) -> ProviderObjects:
         """Raises ``NotAdoptedError`` if it is not what the row says any more."""

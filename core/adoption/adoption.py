@@ -131,7 +131,12 @@ def _new_organization(
         )
         raise NotAdoptedError(message)
     email = _value("email", row.email_source, row.our_email, objects)
-    new = NewOrganization(name=name, plan_tier=plan.tier, billing_email=email, has_plan_already=True)
+    new = NewOrganization(
+        name=name,
+        plan_tier=plan.tier,
+        billing_email=email,
+        has_plan_already=any(found.subscription is not None for found in objects.values()),
+    )
     return commands.create(change, new, catalog)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from sqlalchemy import func, select
@@ -15,10 +17,13 @@ from core.adoption.provider_objects import ProviderObjects
 from core.db.models.events import Event
 from core.db.models.history import LinkHistory
 from core.db.models.organizations import Organization
-from core.ports.inventory import InventoryCustomer
+from core.ports.inventory import Inventory, InventoryCustomer
+from core.ports.spec import Provider
 from sandbox.server import Sandbox
 from tests.support.adoption_harness import AdoptionHarness
 from tests.support.sync_world import SyncWorld
+
+ReadT = TypeVar("ReadT")
 
 
 @pytest.fixture
@@ -100,6 +105,34 @@ def test_ours_stays_and_is_not_written_to_them(theirs: AdoptionHarness) -> None:
     assert theirs.world.organization(org_id).name == "Acme"
     theirs.world.reconcile_until_idle(org_id)
     assert theirs.writes() == []
+
+
+def test_two_runs_at_once_make_one_organization(theirs: AdoptionHarness) -> None:
+    row = theirs.row(stripe=theirs.stripe_customer(), lago=theirs.lago_customer(plan="professional"))
+    both_have_read = threading.Barrier(2, timeout=30)
+
+    def read(provider: Provider, read_inventory: Callable[[Inventory], ReadT]) -> ReadT:
+        found = theirs.read(provider, read_inventory)
+        if provider == "lago":
+            both_have_read.wait()
+        return found
+
+    adopters = [replace(theirs.adopter(), read=read) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(lambda adopter: next(adopter.apply([row])), adopters))
+    assert sorted(result.kind for result in results) == ["adopted", "already_adopted"]
+    assert len({result.org_id for result in results}) == 1
+    assert events(theirs) == ["organization.created", "organization.adopted"]
+
+
+def test_a_plan_that_is_sold_no_longer_is_adopted_as_it_is_paid(theirs: AdoptionHarness) -> None:
+    row = theirs.row(stripe=theirs.stripe_customer(), lago=theirs.lago_customer(plan="professional"))
+    old = theirs.world.catalog.plan("professional").model_copy(update={"offered": False})
+    plans = theirs.world.catalog.plans | {"professional": old}
+    theirs.world.catalog = theirs.world.catalog.model_copy(update={"plans": plans})
+    result = theirs.adopt(row)
+    assert result.kind == "adopted"
+    assert theirs.world.organization(str(result.org_id)).plan_tier == "professional"
 
 
 def change_name(theirs: AdoptionHarness) -> None:
