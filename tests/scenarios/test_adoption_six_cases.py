@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-from sqlalchemy import update
 
 from core.adoption import table
 from core.adoption.adopter import AdoptionResult
 from core.adoption.discovery import Discovery
 from core.adoption.proposal import ProposalRules
 from core.adoption.row import AdoptionRow
-from core.db.models.billing_links import BillingLink
 from core.ports.spec import PROVIDERS
 from core.reconcile.low_priority_reader import LowPriorityReader
 from sandbox.client import LoggedCall
@@ -116,8 +114,6 @@ def six(world: SyncWorld, sandbox_server: Sandbox, tmp_path: Path) -> Iterator[S
     ids = {each["name"]: each["external_id"] for each in customers} | {"OwnIds": OWN_IDS_ORG}
     importer = Importer(database=world.database, plans=world.catalog, clock=world.clock, folder=tmp_path)
     importer.bring([_record(number, case, ids, stripe_ids, lago_ids) for number, case in enumerate(CASES)])
-    with world.database.write() as session:
-        session.execute(update(BillingLink).values(ownership="theirs"))
     world.sandbox.reset_calls()
     yield SixCases(theirs=theirs, folder=tmp_path, org_ids=ids)
     theirs.close()
@@ -150,7 +146,7 @@ def test_the_table_has_a_row_for_each_with_the_other_plan_as_a_conflict_of_both_
     assert "it pays 99.00 USD a month for enterprise" in rows["OtherPlan"].reason
     assert "is on starter, 19.00 USD a month" in rows["OtherPlan"].reason
     assert "adopting gives it none" in rows["NoPayer"].reason
-    assert "billing-sync begins professional at Lago, 49.00 USD a month" in rows["NoSub"].reason
+    assert "billing-sync begins professional at Lago (49.00 USD a month)" in rows["NoSub"].reason
     assert six.theirs.writes() == []
 
 
