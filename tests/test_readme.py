@@ -44,6 +44,7 @@ def commands() -> set[str]:
     for name, command in top.commands.items():
         subs = command.commands if isinstance(command, TyperGroup) else {"": command}
         found |= {f"{name} {sub}".strip() for sub in subs}
+        found |= {name} if "ORG" in subs else set()  # followed by the name of an organization
     return found
 
 
