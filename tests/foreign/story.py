@@ -258,6 +258,7 @@ def import_files(story: ForeignStory) -> None:
     write_organizations(organizations, records)
     write_members(users, ())
     story.product.document("import", str(organizations), str(users))
+    story.product.run("adopt", known, "--keep-price", "--yes")
     for org_id in ids:
         word = "known" if org_id == known else "imported"
         story.expected[org_id] = Expected(story.name(word.title()), f"{word}@billing-sync.example.com", "starter")

@@ -15,6 +15,7 @@ from core.ports.spec import CUSTOMER_DELETED
 from core.reconcile import commands
 from sandbox.client import SandboxError
 from tests.money.provider_books import ActionHistory, Books, Doc, Kept
+from tests.support.adoption_harness import adopt_known
 from tests.support.sync_world import PAYMENT_PROVIDER_CODE, SyncWorld
 
 
@@ -81,6 +82,7 @@ class Hands:
             made = self._customer("cus_brought", org_id)
             self._touch(org_id)
             self.world.set_customer_id(org_id, "stripe", made)
+            adopt_known(self.world, org_id)
 
     def delete_the_customer_in_lago(self, org_id: str, _tier: str) -> None:
         customer = self.books.lago_customer(org_id)

@@ -234,7 +234,10 @@ INCIDENTS: Final = (
         findings=frozenset({"links_on_hold"}),
         alerts=frozenset({"BillingSyncLinksOnHold"}),
         runbook=frozenset({"customer_deleted"}),
-        commands=("billing-sync set-customer-id ORG --stripe cus_the_right_one --yes",),
+        commands=(
+            "billing-sync set-customer-id ORG --stripe cus_the_right_one --yes",
+            "billing-sync adopt ORG --keep-price --yes",
+        ),
     ),
     Incident(
         title="A process does not know a plan",

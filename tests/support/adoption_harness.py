@@ -39,6 +39,7 @@ def adopt_known(world: SyncWorld, org_id: str) -> AdoptionResult:
                 tier=organization.pending_plan_tier or organization.plan_tier,
                 stripe=links["stripe"].customer_id,
                 lago=(links["lago"].external_customer_id or org_id) if is_lago_theirs else None,
+                resets_calls=False,
             )
         )
     finally:
@@ -138,7 +139,7 @@ class AdoptionHarness:
         subscription = subscriptions[0] if subscriptions else None
         return provider_objects.side_of(ProviderObjects(customer=customer, subscription=subscription))
 
-    def row(
+    def row(  # noqa: PLR0913 - the fields of a row that tests change
         self,
         *,
         org_id: str | None = None,
@@ -146,6 +147,7 @@ class AdoptionHarness:
         tier: str = "professional",
         stripe: str | None = None,
         lago: str | None = None,
+        resets_calls: bool = True,
         **fields: Any,  # noqa: ANN401 - of a row
     ) -> AdoptionRow:
         keys: dict[Provider, str | None] = {"stripe": stripe, "lago": lago}
@@ -161,7 +163,8 @@ class AdoptionHarness:
             action=action,
             reason="it pays the price of the catalog",
         )
-        self.world.sandbox.reset_calls()
+        if resets_calls:
+            self.world.sandbox.reset_calls()
         return replace(row, **fields)
 
     def writes(self) -> list[LoggedCall]:
