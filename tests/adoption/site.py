@@ -38,6 +38,7 @@ from tests.adoption.judge import AdoptedIdentity
 PROGRAM: Final = Path(sys.executable).parent / "billing-sync"
 COMMAND_MAX_SECONDS: Final = 900
 RATES: Final = ("STRIPE_RATE_LIMIT", "STRIPE_OPERATION_RATE_LIMIT", "LAGO_RATE_LIMIT")
+MIN_REQUESTS_OF_A_STEP: Final = 16  # a page of subscriptions reads each plan of them, too
 MAX_KILL_DELAY_SECONDS: Final = 0.02  # long enough for the transaction that follows a request
 HIGH_RATE: Final = "100000"
 PLACE: Final = FilePosition("the business", 0, 0)
@@ -112,10 +113,13 @@ class AdoptionSite:
     def run_with_kills(self, *arguments: str, requests: int) -> int:
         """Run a command until it ends by itself, killed again and again. Returns how often it was killed.
 
-        ``requests``: how many the command makes. It dies about eight times: during a request, or a moment after one.
+        ``requests``: how many the command makes. It dies several times, during a request or a moment after one, and
+        sometimes so early that a step is done again.
         """
         kills = 0
-        while self._run_until_killed(*arguments, at_request=self.kill_points.randint(1, max(8, requests // 4))):
+        while self._run_until_killed(
+            *arguments, at_request=self.kill_points.randint(1, max(MIN_REQUESTS_OF_A_STEP, requests // 4))
+        ):
             kills += 1
         return kills
 
