@@ -171,7 +171,9 @@ def _rest(catalog: ProposedCatalog) -> Iterator[str]:
 
 
 def _left_out_lines(catalog: ProposedCatalog) -> Iterator[str]:
-    yield _comment("What is sold and cannot be a tier. These customers stay as they are.")
+    yield _comment(
+        "What is sold and cannot be a tier. These customers stay as they are; `billing-sync adopt discover` lists them."
+    )
     by_reasons: dict[tuple[str, ...], list[LeftOut]] = defaultdict(list)
     for each in catalog.left_out:
         by_reasons[each.reasons].append(each)

@@ -107,7 +107,7 @@ def is_idle(database: Database) -> bool:
 def adopt_all(deployed: Deployment, folder: Path) -> None:
     table = folder / "customers.csv"
     for words in (("discover", "--out", str(table)), ("apply", str(table))):
-        done = deployed.run("adopt", *words, timeout=300)
+        done = deployed.run("adopt", *words, timeout=300, shows_names=True)
         assert done.returncode == 0, done.stdout + done.stderr
 
 

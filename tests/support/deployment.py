@@ -44,6 +44,7 @@ class Deployment:
     folder: Path
     running: list[subprocess.Popen[bytes]] = field(default_factory=list)
     shown: list[tuple[str, str]] = field(default_factory=list)
+    shown_with_names: list[tuple[str, str]] = field(default_factory=list)
     """What an operator saw: the output of commands, and Flower's pages."""
     flower: str | None = None
 
@@ -66,8 +67,8 @@ class Deployment:
         self.running.append(process)
         return process
 
-    def run(self, *arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-        """Run a command that ends."""
+    def run(self, *arguments: str, timeout: float = 120, shows_names: bool = False) -> subprocess.CompletedProcess[str]:
+        """Run a command that ends. ``shows_names``: its output may name organizations, but contains no key."""
         ended = subprocess.run(
             [SCRIPT, *arguments],
             env=self.environment,
@@ -77,7 +78,8 @@ class Deployment:
             timeout=timeout,
             check=False,
         )
-        self.shown.append((" ".join(arguments), ended.stdout + ended.stderr))
+        outputs = self.shown_with_names if shows_names else self.shown
+        outputs.append((" ".join(arguments), ended.stdout + ended.stderr))
         return ended
 
     def start_flower(self) -> str:
@@ -105,7 +107,7 @@ class Deployment:
         database_url = self.environment["DATABASE_URL"]
         secrets = leaks.secrets_of(self.environment)
         rows = list(leaks.rows(database_url, with_names=True))
-        assert leaks.found([*leaks.files(self.folder, "*"), *self.shown, *rows], secrets) == []
+        assert leaks.found([*leaks.files(self.folder, "*"), *self.shown, *self.shown_with_names, *rows], secrets) == []
         rows = list(leaks.rows(database_url, with_names=False))
         written = [*leaks.files(self.folder, "*.log"), *self.shown, *rows]
         assert leaks.found(written, leaks.names(database_url)) == []
