@@ -26,9 +26,13 @@ class ObservedProblem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observation:
-    """``version``: of the organization that it is about."""
+    """``version``: of the organization that it is about. ``is_paid``: somebody pays for what this provider sells it.
+
+    Where Stripe charges, Lago has a subscription without a payer, and its amounts change nothing that is paid.
+    """
 
     version: int
+    is_paid: bool = True
     steps: tuple[PlannedStep, ...] = ()
     problem: ObservedProblem | None = None
 
@@ -41,6 +45,7 @@ def to_json(observation: Observation) -> dict[str, Any]:
     problem = observation.problem
     return {
         "version": observation.version,
+        "is_paid": observation.is_paid,
         "steps": [planned.to_json(step) for step in observation.steps],
         "problem": None
         if problem is None
@@ -54,6 +59,7 @@ def from_json(stored: Mapping[str, Any] | None) -> Observation | None:
     problem = stored["problem"]
     return Observation(
         version=stored["version"],
+        is_paid=stored["is_paid"],
         steps=tuple(planned.from_json(step) for step in stored["steps"]),
         problem=None if problem is None else ObservedProblem(**problem),
     )

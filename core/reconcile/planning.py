@@ -121,8 +121,17 @@ class Planner:
             self._plan(link)
         except (ParkedError, ConflictError) as error:
             problem = problem_of(error)
-        version = self.context.attempt.organization.version
-        return Observation(version=version, steps=tuple(self.context.steps), problem=problem)
+        return Observation(
+            version=self.context.attempt.organization.version,
+            is_paid=self._is_paid(),
+            steps=tuple(self.context.steps),
+            problem=problem,
+        )
+
+    def _is_paid(self) -> bool:
+        """Stripe charges for each subscription; Lago where it is to charge, or has a payer now."""
+        is_at_stripe = self.billing_provider.provider == "stripe"
+        return is_at_stripe or self.desired.is_charging or self.last_known.payer_id is not None
 
     def _plan(self, link: LinkFacts) -> None:
         """Plan one step after the other until nothing is left. Each is planned once, so this ends."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 from core.ports.minor_units import amount_text
@@ -29,14 +30,14 @@ _TEMPLATES: Final[Mapping[StepKind, str]] = {
 
 def sentences(provider: Provider, observation: Observation) -> list[str]:
     """One for each step, then the problem. Without either: that nothing would be done."""
-    lines = [_sentence(provider, step) for step in observation.steps]
+    lines = [_sentence(provider, step, is_paid=observation.is_paid) for step in observation.steps]
     if observation.problem is not None:
         end = "an operator decides" if observation.problem.is_conflict else "the link is parked"
         lines.append(f"then {end}: {observation.problem.message}" if lines else f"{end}: {observation.problem.message}")
     return lines or ["nothing"]
 
 
-def _sentence(provider: Provider, step: PlannedStep) -> str:
+def _sentence(provider: Provider, step: PlannedStep, *, is_paid: bool) -> str:
     day = f"on {step.effective_at:%Y-%m-%d}" if step.effective_at is not None else "at the end of the period"
     text = _TEMPLATES[step.kind].format(
         name=PROVIDER_NAMES[provider],
@@ -49,7 +50,8 @@ def _sentence(provider: Provider, step: PlannedStep) -> str:
         day=day,
     )
     repeat = "; this was sent before and has no answer" if step.is_repeat else ""
-    return f"{text}{_money(step)}{repeat}"
+    unpaid = "" if is_paid or not _money(step) else f", which nobody pays in {PROVIDER_NAMES[provider]}"
+    return f"{text}{_money(step)}{unpaid}{repeat}"
 
 
 def _money(step: PlannedStep) -> str:
@@ -69,27 +71,34 @@ def _price_text(price: PlannedPrice | None) -> str | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoneyChange:
-    """What is paid for one interval in one currency before and after the steps that are counted. In minor units."""
+    """What is paid for one interval in one currency before and after the steps that are counted. In minor units.
+
+    ``at_period_end``: of the steps that take effect then, and not at once.
+    """
 
     currency: str
     interval: str
+    at_period_end: bool
     before: int
     after: int
 
 
-def money_changes(steps: Iterable[PlannedStep]) -> list[MoneyChange]:
-    """Of the steps whose amounts are known, without credits. A create has no amount before, an end none after."""
-    totals: dict[tuple[str, str], tuple[int, int]] = {}
-    for step in steps:
+def money_changes(observations: Iterable[Observation]) -> list[MoneyChange]:
+    """Of the steps that are paid and whose amounts are known, without credits.
+
+    A create has no amount before, an end none after.
+    """
+    totals: dict[tuple[str, str, bool], tuple[int, int]] = {}
+    for step in chain.from_iterable(each.steps for each in observations if each.is_paid):
         if step.kind == "credit_unused_time":
             continue
         for price, is_after in ((step.price_before, False), (step.price_after, True)):
             if price is None or price.amount is None or price.currency is None:
                 continue
-            key = (price.currency, price.interval or "")
+            key = (price.currency, price.interval or "", step.at_period_end)
             before, after = totals.get(key, (0, 0))
             totals[key] = (before, after + price.amount) if is_after else (before + price.amount, after)
     return [
-        MoneyChange(currency=currency, interval=interval, before=before, after=after)
-        for (currency, interval), (before, after) in sorted(totals.items())
+        MoneyChange(currency=currency, interval=interval, at_period_end=at_period_end, before=before, after=after)
+        for (currency, interval, at_period_end), (before, after) in sorted(totals.items())
     ]

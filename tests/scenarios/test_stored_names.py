@@ -266,6 +266,7 @@ def test_a_proposed_row_is_stored_and_written_under_these_keys() -> None:
 def test_an_observation_is_stored_under_these_keys() -> None:
     stored = {
         "version": 3,
+        "is_paid": True,
         "steps": [
             {
                 "kind": "schedule_plan",

@@ -12,8 +12,8 @@ from core.db.models.organizations import Management
 from core.events.event_types import ChangeContext
 from core.organizations import management
 from core.ports.minor_units import amount_text
-from core.ports.planned import PlannedStep
 from core.ports.spec import PROVIDER_NAMES
+from core.reconcile.observation import Observation
 from core.reporting import observed, planned_changes
 from core.reporting.observed import ObservedOrganization
 from worker.cli import cause, descriptions, output, resources, stored_change
@@ -45,16 +45,17 @@ def report(*, orgs: OrgsArgument = None, as_json: output.JsonOption = False) -> 
     """Show what would be written for each observed organization, and what it would change in what is paid.
 
     JSON: {"installation": mode, "organizations": [{"org_id", "name", "mode", "theirs": [provider], "without_answer":
-    [provider], "observations": {provider: {"version", "steps": [{"kind", "object_id", "fields", "before", "after",
-    "price_before": {"amount", "currency", "interval"} or null, "price_after", "at_period_end", "effective_at",
+    [provider], "observations": {provider: {"version", "is_paid", "steps": [{"kind", "object_id", "fields", "before",
+    "after", "price_before": {"amount", "currency", "interval"} or null, "price_after", "at_period_end", "effective_at",
     "is_repeat"}], "problem": {"kind", "code", "message"} or null} or null if it was not read yet}}], "money":
-    [{"currency", "interval", "before", "after"}]}. Amounts are in minor units.
+    [{"currency", "interval", "at_period_end", "before", "after"}]}. Amounts are in minor units. "is_paid" false: nobody
+    pays for it at this provider, because the other one charges.
     """
     settings = settings_of.read()
     with resources.open_database(settings) as database, database.read() as session:
         ids = [descriptions.find_organization(session, each).id for each in orgs or ()]
         found = list(observed.observed_organizations(session, settings.management, ids))
-    money = planned_changes.money_changes(_steps(found))
+    money = planned_changes.money_changes(_observations(found))
     if as_json:
         output.show_json({"installation": settings.management, "organizations": found, "money": money})
         return
@@ -63,7 +64,8 @@ def report(*, orgs: OrgsArgument = None, as_json: output.JsonOption = False) -> 
         output.show("", f"{each.name}  {each.org_id}", *_lines(each))
     for change in money:
         before, after = (amount_text(amount, change.currency) for amount in (change.before, change.after))
-        output.show("", f"All steps together, {change.interval}: {before} → {after}")
+        when = "at the end of the periods" if change.at_period_end else "at once"
+        output.show("", f"All steps together, {change.interval}, {when}: {before} → {after}")
 
 
 def _set_mode(mode: Management, orgs: list[str] | None) -> None:
@@ -86,10 +88,9 @@ def _set_mode(mode: Management, orgs: list[str] | None) -> None:
     output.show(*stored_change.lines(settings))
 
 
-def _steps(organizations: Iterable[ObservedOrganization]) -> Iterator[PlannedStep]:
+def _observations(organizations: Iterable[ObservedOrganization]) -> Iterator[Observation]:
     for organization in organizations:
-        for observation in organization.observations.values():
-            yield from observation.steps if observation is not None else ()
+        yield from (each for each in organization.observations.values() if each is not None)
 
 
 def _lines(organization: ObservedOrganization) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -94,13 +95,28 @@ def test_the_report_shows_each_step_with_its_money(folder: Path, manager: OrgMan
         "19.00 USD monthly → 99.00 USD monthly"
     ) in shown
     assert "Lago: not read yet" in shown
-    assert "All steps together, monthly: 19.00 USD → 99.00 USD" in shown
+    assert "All steps together, monthly, at once: 19.00 USD → 99.00 USD" in shown
     assert "Managed" not in shown
     document = json.loads(console.run(folder, "management", "report", "--json").stdout)
     (row,) = document["organizations"]
     assert (row["org_id"], row["observations"]["lago"]) == (org_id, None)
     assert [step["kind"] for step in row["observations"]["stripe"]["steps"]] == ["update_customer", "change_plan"]
-    assert document["money"] == [{"currency": "USD", "interval": "monthly", "before": 1900, "after": 9900}]
+    money = {"currency": "USD", "interval": "monthly", "at_period_end": False, "before": 1900, "after": 9900}
+    assert document["money"] == [money]
+
+
+def test_what_nobody_pays_counts_in_no_sum(folder: Path, manager: OrgManager) -> None:
+    """Where Stripe charges, Lago's has no payer. What a period's end changes is a sum of its own."""
+    org_id = manager.create_organization("Acme")
+    console.run(folder, "management", "observe", org_id)
+    observe_with(folder, org_id, Observation(version=2, is_paid=False, steps=STEPS))
+    shown = " ".join(console.run(folder, "management", "report", settings={"COLUMNS": "200"}).stdout.split())
+    assert "19.00 USD monthly → 99.00 USD monthly, which nobody pays in Stripe" in shown
+    assert "All steps together" not in shown
+    later = tuple(replace(step, at_period_end=True) for step in STEPS)
+    observe_with(folder, org_id, Observation(version=2, steps=later))
+    shown = " ".join(console.run(folder, "management", "report", settings={"COLUMNS": "200"}).stdout.split())
+    assert "All steps together, monthly, at the end of the periods: 19.00 USD → 99.00 USD" in shown
 
 
 def test_the_report_and_the_status_say_what_would_park_the_link(folder: Path, manager: OrgManager) -> None:
