@@ -89,8 +89,6 @@ class BillingApp(Celery):
         self._open_runtime = open_runtime
         self._runtime: Runtime | None = None
         self._runtime_lock = threading.Lock()
-        self.has_resumed_managed = False
-        """Whether the sweep has made the links due that were observed while MANAGEMENT was observe."""
 
     @property
     def runtime(self) -> Runtime:

@@ -27,7 +27,9 @@ log = structlog.get_logger()
 
 SWEEP_JOB_SECONDS = 4.0
 MAX_DOWNGRADES_PER_SWEEP = 200
-MAX_RESUMED_PER_SWEEP = 1_000
+FOLLOW_MODE_JOB = "billing.follow_mode"
+FOLLOW_MODE_SECONDS = 60.0
+MAX_LINKS_OF_OTHER_MODE = 1_000  # of each run; the next one goes on
 # Twice the interval of the sweep, so that the rate limit is used in full even if a sweep is late.
 SWEEP_AHEAD_SECONDS = 10.0
 
@@ -46,7 +48,6 @@ def run(app: BillingApp) -> int:
     with runtime.database.write() as session:
         if not job_locks.acquire(session, SWEEP, SWEEP_JOB_SECONDS, now):
             return 0
-    _resume_managed(app)
     due_links.recheck_due_downgrades(runtime.database, MAX_DOWNGRADES_PER_SWEEP, now)
     provider_webhooks.sweep(app)
     dispatched = sum(_dispatch_due_links(app, provider) for provider in PROVIDERS)
@@ -57,19 +58,25 @@ def run(app: BillingApp) -> int:
         email_queue.delete_expired(session, now)
         limits.delete_expired(session, now)
         link_history.delete_expired(session, now - runtime.history_retention)
+    _follow_mode(app)
     return dispatched
 
 
-def _resume_managed(app: BillingApp) -> None:
-    """Once after the start: MANAGEMENT may have been observe before. Later only commands change a mode, and they see to
-    the links themselves.
+def _follow_mode(app: BillingApp) -> None:
+    """Make links due whose last attempt had the other MANAGEMENT. Only commands change an organization's own mode, and
+    they see to its links.
+
+    Not only after a start: while a new worker has the new setting, an old one still goes by the old one.
     """
     runtime = app.runtime
-    if runtime.reconciler.management == "observe" or app.has_resumed_managed:
-        return
+    now = runtime.clock()
     with runtime.database.write() as session:
-        resumed = due_links.resume_managed(session, MAX_RESUMED_PER_SWEEP, runtime.clock())
-    app.has_resumed_managed = resumed < MAX_RESUMED_PER_SWEEP
+        if not job_locks.acquire(session, FOLLOW_MODE_JOB, FOLLOW_MODE_SECONDS, now):
+            return
+        if runtime.reconciler.management == "observe":
+            due_links.request_first_observations(session, MAX_LINKS_OF_OTHER_MODE, now)
+        else:
+            due_links.resume_managed(session, MAX_LINKS_OF_OTHER_MODE, now)
 
 
 def _dispatch_due_links(app: BillingApp, provider: Provider) -> int:

@@ -6,14 +6,21 @@ link in sync. A dispatched link is not dispatched again for a while, so that a l
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import UnaryExpression, func, not_, select, text, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from core.db import leases
 from core.db.database import Database
-from core.db.models.billing_links import HAS_ROUTINE_CHECKS, LINK_HAS_WORK, LINK_IS_ACTIVE_WITH_WORK, BillingLink
+from core.db.models.billing_links import (
+    HAS_ROUTINE_CHECKS,
+    LINK_HAS_WORK,
+    LINK_IS_ACTIVE_WITH_WORK,
+    LINK_IS_OBSERVED,
+    BillingLink,
+)
 from core.db.models.organizations import Organization
 from core.events.event_types import ChangeContext
 from core.organizations import commands, link_states
@@ -139,7 +146,7 @@ def request_routine_checks(  # noqa: PLR0913 - the last one is a choice
         .where(
             BillingLink.provider == provider,
             text(HAS_ROUTINE_CHECKS),
-            *((BillingLink.state == "observed",) if only_observed else ()),
+            *((text(LINK_IS_OBSERVED),) if only_observed else ()),
             # What is active and has work is read soon, or waits for a reason. An observed link keeps its work.
             text(f"(state = 'observed' OR NOT ({LINK_HAS_WORK}))"),
             BillingLink.routine_check_at < now - every,
@@ -169,34 +176,58 @@ def resume_managed(session: Session, limit: int, now: datetime) -> int:
 
     Not those of an organization whose own mode is observe, or that has something which must be adopted first.
     """
-    theirs = select(BillingLink.org_id).where(BillingLink.ownership == "theirs")
-    observed = select(Organization.id).where(Organization.management == "observe")
-    rows = session.execute(
+    other = aliased(BillingLink)
+    theirs = select(other.org_id).where(other.org_id == BillingLink.org_id, other.ownership == "theirs")
+    observed = select(Organization.id).where(
+        Organization.id == BillingLink.org_id, Organization.management == "observe"
+    )
+    due = (
         select(BillingLink.org_id, BillingLink.provider)
-        .where(
-            BillingLink.state == "observed",
-            BillingLink.org_id.not_in(theirs),
-            BillingLink.org_id.not_in(observed),
-        )
+        .where(text(LINK_IS_OBSERVED), not_(theirs.exists()), not_(observed.exists()))
         .order_by(BillingLink.org_id)
         .limit(limit)
         .with_for_update(skip_locked=True)
-    ).all()
-    for provider in PROVIDERS:
-        session.execute(
-            update(BillingLink)
-            .where(
-                BillingLink.provider == provider,
-                BillingLink.org_id.in_([row.org_id for row in rows if row.provider == provider]),
-            )
-            .values(
-                **link_states.values_after("mode_of_installation_changed"),
-                checks_requested=BillingLink.checks_requested + 1,
-                next_sweep_at=now,
-            )
-            .execution_options(synchronize_session=False)
-        )
+    )
+    rows = session.execute(due).all()
+    _request_checks(session, rows, link_states.values_after("mode_of_installation_changed"), now)
     return len(rows)
+
+
+def request_first_observations(session: Session, limit: int, now: datetime) -> int:
+    """Request a read of up to ``limit`` links that are in sync and that the installation observes: its mode was manage.
+
+    Whatever else is active has work, and is observed when that is due. It walks the links, so call it once a minute.
+    """
+    managed = select(Organization.id).where(Organization.id == BillingLink.org_id, Organization.management == "manage")
+    due = (
+        select(BillingLink.org_id, BillingLink.provider)
+        .where(
+            BillingLink.state == "active",
+            text(f"NOT ({LINK_HAS_WORK})"),
+            not_(managed.exists()),
+            leases.is_free(BillingLink, now),
+        )
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    rows = session.execute(due).all()
+    _request_checks(session, rows, link_states.values_after("check_requested"), now)
+    return len(rows)
+
+
+def _request_checks(
+    session: Session, rows: Sequence[tuple[str, str]], values: Mapping[str, object], now: datetime
+) -> None:
+    """Make these links due with a remote check. ``rows``: the organization and the provider of each."""
+    for provider in PROVIDERS:
+        org_ids = [org_id for org_id, of in rows if of == provider]
+        if org_ids:
+            session.execute(
+                update(BillingLink)
+                .where(BillingLink.provider == provider, BillingLink.org_id.in_(org_ids))
+                .values(**values, checks_requested=BillingLink.checks_requested + 1, next_sweep_at=now)
+                .execution_options(synchronize_session=False)
+            )
 
 
 def _charging_link(session: Session, org_id: str) -> tuple[BillingLink, Provider]:

@@ -45,6 +45,10 @@ def upgrade() -> None:
         sqlite_where=routine,
         postgresql_where=routine,
     )
+    observed = sa.text("state = 'observed'")
+    op.create_index(
+        "ix_billing_links_observed", "billing_links", ["org_id"], sqlite_where=observed, postgresql_where=observed
+    )
     op.execute(
         "UPDATE billing_links SET ownership = 'theirs' "
         "WHERE customer_id IS NOT NULL AND customer_state = 'unconfirmed' AND synced_at IS NULL"

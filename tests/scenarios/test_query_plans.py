@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sqlalchemy import insert, text
+from sqlalchemy import insert, text, update
 from sqlalchemy.orm import Session
 
 from core.db.database import Database
+from core.db.models.billing_links import BillingLink
 from core.db.models.email import Email
 from core.db.models.organizations import Organization
 from core.emails import queue
@@ -25,6 +26,23 @@ def test_the_sweep_reads_only_links_that_are_behind(large: Database) -> None:
     assert len(swept) == FEW
     assert "ix_billing_links_due" in plans
     assert "Seq Scan" not in plans
+
+
+def test_what_is_managed_again_is_found_among_the_observed_links(large: Database) -> None:
+    """However many are theirs: a list of those would be searched from its start for each link."""
+    with large.write() as session:
+        ids = [f"org_{number}" for number in range(MANY - 25 * FEW, MANY)]
+        session.execute(update(BillingLink).where(BillingLink.org_id.in_(ids)).values(state="observed"))
+        theirs = update(BillingLink).where(BillingLink.org_id.in_(ids[FEW:]), BillingLink.provider == "stripe")
+        session.execute(theirs.values(ownership="theirs"))
+    with large.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("ANALYZE"))
+    resumed: list[int] = []
+    plans = plans_of(large, lambda session: resumed.append(due_links.resume_managed(session, 100, NOW)))
+    assert resumed == [2 * FEW]
+    assert "ix_billing_links_observed" in plans
+    for walk in ("SubPlan", "Seq Scan on billing_links", "LIST SUBQUERY", "SCAN billing_links_1"):
+        assert walk not in plans
 
 
 def test_counting_what_is_behind_reads_only_that(large: Database) -> None:

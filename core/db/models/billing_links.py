@@ -55,6 +55,8 @@ LINK_IS_BEHIND = "applied_version < desired_version OR intent IS NOT NULL"
 CREDIT_IS_LEFT = "credit_amount > 0 AND subscription_id IS NULL"
 """No invoice will use the credit, because no subscription of ours is left."""
 HAS_ROUTINE_CHECKS = "((state = 'active' AND subscription_id IS NOT NULL) OR state = 'observed')"
+LINK_IS_OBSERVED = "billing_links.state = 'observed'"
+"""A literal: it is the condition of a partial index."""
 LINK_HAS_WORK = f"{LINK_IS_BEHIND} OR checks_done < checks_requested"
 
 
@@ -197,6 +199,12 @@ class BillingLink(Leased, Base):
             "provider",
             sqlite_where=text("state <> 'active'"),
             postgresql_where=text("state <> 'active'"),
+        ),
+        Index(
+            "ix_billing_links_observed",
+            "org_id",
+            sqlite_where=text("state = 'observed'"),
+            postgresql_where=text("state = 'observed'"),
         ),
         Index(
             "ix_billing_links_payment",

@@ -286,6 +286,24 @@ def test_an_installation_that_is_managed_again_goes_on_with_what_it_observed(wor
     assert world.link(other, "stripe").state == "observed"
 
 
+def test_an_installation_that_observes_now_reads_what_was_in_sync(world: SyncWorld) -> None:
+    org_id, managed = synced(world), synced(world, name="Managed")
+    world.set_mode(managed, "manage")
+    world.reconcile_until_idle(managed)
+    world.management = "observe"
+    with world.database.write() as session:
+        assert due_links.request_first_observations(session, 1, world.now) == 1
+    with world.database.write() as session:
+        assert due_links.request_first_observations(session, 10, world.now) == 1
+    world.sandbox.reset_calls()
+    observed(world, org_id)
+    assert world.is_in_sync(managed)
+    for provider in PROVIDERS:
+        assert world.observation(org_id, provider).steps == ()
+    with world.database.write() as session:
+        assert due_links.request_first_observations(session, 10, world.now) == 0
+
+
 def test_a_request_that_has_no_answer_is_kept_and_not_sent_again(world: SyncWorld) -> None:
     org_id = world.create()
     world.sandbox.add_fault("stripe", CREATE_CUSTOMER_REQUEST, "lost_answer", times=3)
