@@ -48,7 +48,7 @@ def run(app: BillingApp) -> int:
     with runtime.database.write() as session:
         if not job_locks.acquire(session, SWEEP, SWEEP_JOB_SECONDS, now):
             return 0
-    due_links.recheck_due_downgrades(runtime.database, MAX_DOWNGRADES_PER_SWEEP, now)
+    due_links.recheck_due_downgrades(runtime.database, MAX_DOWNGRADES_PER_SWEEP, now, runtime.reconciler.management)
     provider_webhooks.sweep(app)
     dispatched = sum(_dispatch_due_links(app, provider) for provider in PROVIDERS)
     # Last, because it may take long, above all while a large endpoint is removed. No provider waits for it.

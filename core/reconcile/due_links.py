@@ -21,9 +21,9 @@ from core.db.models.billing_links import (
     LINK_IS_OBSERVED,
     BillingLink,
 )
-from core.db.models.organizations import Organization
+from core.db.models.organizations import Management, Organization
 from core.events.event_types import ChangeContext
-from core.organizations import commands, link_states
+from core.organizations import commands, link_states, management
 from core.organizations import links as organization_links
 from core.ports.spec import PROVIDERS, Provider
 from core.reconcile.backoff import next_downgrade_check
@@ -92,8 +92,11 @@ def count_in_flight(session: Session, provider: Provider, limit: int, now: datet
     return session.scalar(select(func.count()).select_from(in_flight.subquery())) or 0
 
 
-def recheck_due_downgrades(database: Database, limit: int, now: datetime) -> int:
-    """Request a read of the subscriptions whose scheduled downgrade may be active. Returns how many organizations."""
+def recheck_due_downgrades(database: Database, limit: int, now: datetime, installation: Management) -> int:
+    """Request a read of the subscriptions whose scheduled downgrade may be active. Returns how many organizations.
+
+    An observed organization gets no new version: a read changes nothing of it, so each version would follow another.
+    """
     with database.write() as session:
         org_ids = session.scalars(
             select(Organization.id)
@@ -109,8 +112,12 @@ def recheck_due_downgrades(database: Database, limit: int, now: datetime) -> int
             if organization is None or not organization.is_downgrade_due(now):
                 continue
             effective_at = organization.plan_effective_at
-            link, provider = _charging_link(session, org_id)
+            link, other_link, provider = _charging_link(session, org_id)
             organization.downgrade_recheck_at = next_downgrade_check(org_id, provider, effective_at, now)
+            if management.is_observed(organization, (link, other_link), installation):
+                if link.checks_done == link.checks_requested:
+                    _request_checks(session, [(org_id, provider)], link_states.values_after("check_requested"), now)
+                continue
             if link.state != "active" and effective_at is not None and effective_at > now:
                 continue  # An early check is no reason to try again what is parked.
             # A parked link keeps its last-known plan. Otherwise this would create again a subscription that somebody
@@ -230,12 +237,13 @@ def _request_checks(
             )
 
 
-def _charging_link(session: Session, org_id: str) -> tuple[BillingLink, Provider]:
-    """Stripe charges where it has a subscription of ours, else Lago."""
+def _charging_link(session: Session, org_id: str) -> tuple[BillingLink, BillingLink, Provider]:
+    """The link that charges, the other one, and the provider: Stripe where it has a subscription of ours, else Lago."""
     at_stripe = session.get_one(BillingLink, (org_id, "stripe"))
+    at_lago = session.get_one(BillingLink, (org_id, "lago"))
     if at_stripe.subscription_id is not None:
-        return at_stripe, "stripe"
-    return session.get_one(BillingLink, (org_id, "lago")), "lago"
+        return at_stripe, at_lago, "stripe"
+    return at_lago, at_stripe, "lago"
 
 
 def count_behind(session: Session) -> dict[str, int]:

@@ -218,7 +218,7 @@ class MoneyStory:
                 waiting.append(provider)
 
     def sweep(self) -> None:
-        due_links.recheck_due_downgrades(self.world.database, 100, self.world.now)
+        due_links.recheck_due_downgrades(self.world.database, 100, self.world.now, self.world.management)
         for provider in PROVIDERS:
             with self.world.database.write() as session:
                 room = circuit_breaker.free_capacity(session, provider, 100, self.world.now)

@@ -307,7 +307,7 @@ def test_a_note_of_ours_about_a_plan_that_took_effect_waits_and_holds_nothing(wo
     world.change_plan(org_id, "starter")
     world.reconcile_until_idle(org_id)
     world.advance_time(days=32)
-    due_links.recheck_due_downgrades(world.database, 10, world.now)
+    due_links.recheck_due_downgrades(world.database, 10, world.now, world.management)
     world.reconcile_until_idle(org_id)
     assert world.organization(org_id).plan_tier == "starter"
     world.wait(10)
@@ -325,7 +325,7 @@ def test_an_upgrade_after_a_plan_that_took_effect_is_on_hold_and_not_lost(world:
     world.change_plan(org_id, "starter")
     world.reconcile_until_idle(org_id)
     world.advance_time(days=32)
-    due_links.recheck_due_downgrades(world.database, 10, world.now)
+    due_links.recheck_due_downgrades(world.database, 10, world.now, world.management)
     world.reconcile_until_idle(org_id)
     world.wait(10)
     set_in_stripe(world, {"schedule": "sub_sched_1"})

@@ -207,7 +207,7 @@ def test_a_downgrade_that_came_is_not_undone_by_another_chosen_in_mid_turn(
     world.change_plan(org_id, "starter")
     world.reconcile_until_idle(org_id)
     world.advance_time(days=40)
-    due_links.recheck_due_downgrades(world.database, 100, world.now)
+    due_links.recheck_due_downgrades(world.database, 100, world.now, world.management)
     world.providers[charged_by].after_subscription = lambda: world.change_plan(org_id, "founders_friend")
     world.reconcile_until_idle(org_id)
     organization = world.organization(org_id)

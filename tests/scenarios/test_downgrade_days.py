@@ -35,7 +35,7 @@ def test_a_downgrade_in_stripe_parks_no_link(world: SyncWorld, asked_at: datetim
     world.change_plan(org_id, "starter")
     world.reconcile_until_idle(org_id)
     move_clock(world, ENDS_AT)
-    due_links.recheck_due_downgrades(world.database, 10, world.now)
+    due_links.recheck_due_downgrades(world.database, 10, world.now, world.management)
     world.reconcile_until_idle(org_id)
     assert world.organization(org_id).plan_tier == "starter"
     world.wait(30)
@@ -53,7 +53,7 @@ def test_a_second_downgrade_while_lago_has_not_made_the_first_parks_no_link(worl
     world.change_plan(org_id, "professional")
     world.reconcile_until_idle(org_id)
     move_clock(world, ENDS_AT)
-    due_links.recheck_due_downgrades(world.database, 10, world.now)
+    due_links.recheck_due_downgrades(world.database, 10, world.now, world.management)
     world.reconcile_until_idle(org_id)
     assert world.organization(org_id).plan_tier == "professional"
     world.wait(60)
@@ -68,7 +68,7 @@ def test_a_second_downgrade_while_lago_has_not_made_the_first_parks_no_link(worl
     assert [world.link(org_id, provider).error_message for provider in ("stripe", "lago")] == [None, None]
     assert "POST /api/v1/subscriptions" not in [call.operation for call in world.sandbox.calls("lago")]
     move_clock(world, datetime(2031, 5, 11, 12, tzinfo=UTC))
-    due_links.recheck_due_downgrades(world.database, 10, world.now)
+    due_links.recheck_due_downgrades(world.database, 10, world.now, world.management)
     world.reconcile_until_idle(org_id)
     assert world.organization(org_id).plan_tier == "starter"
     assert [world.link(org_id, provider).error_message for provider in ("stripe", "lago")] == [None, None]
@@ -94,7 +94,7 @@ def test_a_plan_that_is_asked_after_the_period_ended_applies_now_if_it_is_above_
     for _ in range(3):
         world.reconcile_until_idle(org_id)
         world.wait(60)
-        due_links.recheck_due_downgrades(world.database, 10, world.now)
+        due_links.recheck_due_downgrades(world.database, 10, world.now, world.management)
     organization = world.organization(org_id)
     assert (organization.plan_tier, organization.pending_plan_tier) == ("professional", None)
     assert [world.link(org_id, provider).error_message for provider in ("stripe", "lago")] == [None, None]

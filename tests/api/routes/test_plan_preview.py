@@ -157,7 +157,7 @@ def test_a_downgrade_takes_effect_when_the_period_ends(api: Api, world: SyncWorl
     acme.reconcile()
     ends = moment(acme.shown()["plan_effective_at"])
     world.advance_time(seconds=(ends - world.now).total_seconds() + 7200)
-    assert due_links.recheck_due_downgrades(world.database, 10, world.now) == 1
+    assert due_links.recheck_due_downgrades(world.database, 10, world.now, world.management) == 1
     acme.reconcile()
     shown = acme.shown()
     assert (shown["plan_tier"], shown["pending_plan_tier"], shown["plan_effective_at"]) == ("starter", None, None)
@@ -293,7 +293,7 @@ def test_a_downgrade_waits_for_the_end_of_a_period_of_any_length(
     assert moment(promised) == effective_at
     assert world.now < effective_at <= world.now + timedelta(days=days)
     world.advance_time(seconds=(effective_at - world.now).total_seconds() + 720)  # Lago's job is at ten past
-    due_links.recheck_due_downgrades(world.database, 100, world.now)
+    due_links.recheck_due_downgrades(world.database, 100, world.now, world.management)
     acme.reconcile()
     assert world.organization(acme.id).plan_tier == "starter"
 

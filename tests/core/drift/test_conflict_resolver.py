@@ -102,7 +102,7 @@ def retry_by_error(world: SyncWorld, error: str | None) -> None:
 def reach_the_day_of_a_downgrade(world: SyncWorld, org_id: str) -> None:
     world.change_plan(org_id, "starter")
     world.advance_time(days=32)
-    due_links.recheck_due_downgrades(world.database, 10, world.now)
+    due_links.recheck_due_downgrades(world.database, 10, world.now, world.management)
 
 
 UNRELATED: dict[str, Undo] = {

@@ -622,7 +622,7 @@ def test_a_downgrade_that_came_is_not_undone_where_the_look_after_it_fails(
     world.reconcile_until_idle(org_id)
     world.advance_time(days=32)
     charged = len(world.sandbox.charges())
-    due_links.recheck_due_downgrades(world.database, 10, world.now)
+    due_links.recheck_due_downgrades(world.database, 10, world.now, world.management)
     store(world, parsed_webhook(world, org_id, charging_provider))
     process(world)
     world.sandbox.add_fault(charging_provider, customer_reads(charging_provider), "500_before", times=9)
@@ -715,7 +715,7 @@ def test_one_that_ended_in_lago_is_not_charged_again_when_the_day_of_its_downgra
         assert world.link(org_id, "lago").state == "on_hold"
     charged = len(world.sandbox.charges())
     world.advance_time(days=32)
-    assert due_links.recheck_due_downgrades(world.database, 10, world.now) == 1
+    assert due_links.recheck_due_downgrades(world.database, 10, world.now, world.management) == 1
     world.reconcile_until_idle(org_id)
     assert world.link(org_id, "lago").state == ("on_hold" if heard_of else "parked")
     assert len(world.sandbox.charges()) == charged

@@ -231,7 +231,7 @@ def test_a_downgrade_that_is_due_moves_the_plan_of_active_links_only(links: Link
             acme.pending_plan_tier, acme.plan_effective_at = "starter", links.clock() - timedelta(hours=1)
             acme.downgrade_recheck_at = links.clock()
         links.put("stripe", before)
-        due_links.recheck_due_downgrades(links.database, 10, links.clock())
+        due_links.recheck_due_downgrades(links.database, 10, links.clock(), "manage")
         expected = after("downgrade_due", before) if before[0] == "active" else before
         state = "on_hold" if before[0] == "on_hold" else "active"
         assert expected is not None

@@ -102,28 +102,28 @@ def test_a_downgrade_is_asked_for_when_its_moment_has_come_and_in_minutes_from_t
         plan_changes.change_plan(ChangeContext(session, clock()), organization, "starter", plans)
         organization.plan_effective_at = organization.downgrade_recheck_at = clock() + timedelta(days=3)
         before = organization.version
-    assert due_links.recheck_due_downgrades(database, 10, clock()) == 0
+    assert due_links.recheck_due_downgrades(database, 10, clock(), "manage") == 0
     clock.advance(days=3)
-    assert due_links.recheck_due_downgrades(database, 10, clock()) == 1
+    assert due_links.recheck_due_downgrades(database, 10, clock(), "manage") == 1
     # The provider is read, and its billing job has not run yet: it reports the same date, which has passed.
     attempt = lease.acquire(database, clock, org_id, "lago")
     assert isinstance(attempt, SyncAttempt)
     date = attempt.organization.plan_effective_at
     outcomes.complete(attempt, ApplyResult(), FollowUps(scheduled_plan_at=date))
     clock.advance(minutes=4)
-    assert due_links.recheck_due_downgrades(database, 10, clock()) == 0
+    assert due_links.recheck_due_downgrades(database, 10, clock(), "manage") == 0
     with database.read() as session:
         assert session.get_one(Organization, org_id).plan_effective_at == date == clock() - timedelta(minutes=4)
     clock.advance(minutes=1)
-    assert due_links.recheck_due_downgrades(database, 10, clock()) == 1
+    assert due_links.recheck_due_downgrades(database, 10, clock(), "manage") == 1
     with database.read() as session:
         assert session.get_one(Organization, org_id).version == before + 2
     clock.advance(days=1)
-    assert due_links.recheck_due_downgrades(database, 10, clock()) == 1
+    assert due_links.recheck_due_downgrades(database, 10, clock(), "manage") == 1
     clock.advance(minutes=59)
-    assert due_links.recheck_due_downgrades(database, 10, clock()) == 0
+    assert due_links.recheck_due_downgrades(database, 10, clock(), "manage") == 0
     clock.advance(minutes=1)
-    assert due_links.recheck_due_downgrades(database, 10, clock()) == 1
+    assert due_links.recheck_due_downgrades(database, 10, clock(), "manage") == 1
 
 
 def test_an_early_check_of_a_downgrade_frees_nothing_that_is_parked(
@@ -135,11 +135,11 @@ def test_an_early_check_of_a_downgrade_frees_nothing_that_is_parked(
         plan_changes.change_plan(ChangeContext(session, clock()), organization, "starter", plans)
         organization.plan_effective_at, organization.downgrade_recheck_at = clock() + timedelta(days=3), clock()
         session.execute(update(BillingLink).values(state="parked"))
-    due_links.recheck_due_downgrades(database, 10, clock())
+    due_links.recheck_due_downgrades(database, 10, clock(), "manage")
     with database.read() as session:
         assert set(session.scalars(select(BillingLink.state))) == {"parked"}
     clock.advance(days=4)
-    due_links.recheck_due_downgrades(database, 10, clock())
+    due_links.recheck_due_downgrades(database, 10, clock(), "manage")
     with database.read() as session:
         assert set(session.scalars(select(BillingLink.state))) == {"active"}
 

@@ -304,6 +304,28 @@ def test_an_installation_that_observes_now_reads_what_was_in_sync(world: SyncWor
         assert due_links.request_first_observations(session, 10, world.now) == 0
 
 
+@both
+def test_a_downgrade_that_took_effect_is_read_again_without_a_new_version(world: SyncWorld, provider: Provider) -> None:
+    """Its organization keeps the plan while it is observed, so the downgrade stays due."""
+    world.set_charging_provider(provider)
+    org_id = synced(world)
+    world.change_plan(org_id, "starter")
+    world.reconcile_until_idle(org_id)
+    world.set_mode(org_id, "observe")
+    world.sandbox.reset_calls()
+    observed(world, org_id)
+    version = world.organization(org_id).version
+    world.advance_time(days=45)
+    for _ in range(3):
+        before = {each: world.link(org_id, each).observed_at for each in PROVIDERS}
+        assert due_links.recheck_due_downgrades(world.database, 10, world.now, world.management) == 1
+        observed(world, org_id)
+        assert world.organization(org_id).version == version
+        read = {each for each in PROVIDERS if world.link(org_id, each).observed_at != before[each]}
+        assert read == {provider}
+        world.advance_time(hours=2)
+
+
 def test_a_request_that_has_no_answer_is_kept_and_not_sent_again(world: SyncWorld) -> None:
     org_id = world.create()
     world.sandbox.add_fault("stripe", CREATE_CUSTOMER_REQUEST, "lost_answer", times=3)

@@ -594,7 +594,7 @@ def downgrade(world: SyncWorld, org_id: str) -> None:
 
 def take_effect(world: SyncWorld, org_id: str) -> None:
     world.advance_time(days=45)
-    assert due_links.recheck_due_downgrades(world.database, 10, world.now) == 1
+    assert due_links.recheck_due_downgrades(world.database, 10, world.now, world.management) == 1
     world.reconcile_until_idle(org_id)
     assert world.is_in_sync(org_id)
 
@@ -608,7 +608,7 @@ def test_a_downgrade_that_is_asked_for_before_lagos_job_ran_is_found_minutes_aft
     day = world.organization(org_id).plan_effective_at
     assert day == datetime(2027, 2, 1, tzinfo=UTC)
     world.advance_time(hours=1)
-    assert due_links.recheck_due_downgrades(world.database, 10, world.now) == 1
+    assert due_links.recheck_due_downgrades(world.database, 10, world.now, world.management) == 1
     world.reconcile_until_idle(org_id)
     for minutes in (1, 6, 26):
         world.now = day + timedelta(minutes=minutes)
@@ -617,7 +617,7 @@ def test_a_downgrade_that_is_asked_for_before_lagos_job_ran_is_found_minutes_aft
         took_effect = minutes > 10
         if not took_effect:
             world.change(org_id, commands.retry)
-        assert due_links.recheck_due_downgrades(world.database, 10, world.now) == took_effect
+        assert due_links.recheck_due_downgrades(world.database, 10, world.now, world.management) == took_effect
         world.reconcile_until_idle(org_id)
         organization = world.organization(org_id)
         assert (organization.plan_tier == "starter") == took_effect
@@ -635,7 +635,7 @@ def test_a_downgrade_ordered_before_lagos_job_of_a_first_day_is_found_after_that
     assert world.organization(org_id).plan_effective_at == datetime(2027, 3, 1, tzinfo=UTC)
     world.now = datetime(2027, 2, 1, 0, 26, tzinfo=UTC)
     world.sandbox.set_clock(world.now)
-    assert due_links.recheck_due_downgrades(world.database, 10, world.now) == 1
+    assert due_links.recheck_due_downgrades(world.database, 10, world.now, world.management) == 1
     world.reconcile_until_idle(org_id)
     organization = world.organization(org_id)
     assert (organization.plan_tier, organization.plan_effective_at) == ("starter", None)
@@ -648,12 +648,12 @@ def test_a_downgrade_at_lago_is_read_after_the_next_billing_run_and_then_on_its_
     assert day is not None
     before = world.lago_objects("subscriptions")
     world.advance_time(hours=2)
-    assert due_links.recheck_due_downgrades(world.database, 10, world.now) == 1
+    assert due_links.recheck_due_downgrades(world.database, 10, world.now, world.management) == 1
     world.reconcile_until_idle(org_id)
     assert world.lago_objects("subscriptions") == before
     assert world.organization(org_id).plan_effective_at == day
     world.advance_time(hours=2)
-    assert due_links.recheck_due_downgrades(world.database, 10, world.now) == 0
+    assert due_links.recheck_due_downgrades(world.database, 10, world.now, world.management) == 0
     checked_at = world.organization(org_id).downgrade_recheck_at
     assert checked_at is not None
     assert timedelta(minutes=15) <= checked_at - day < timedelta(minutes=25)
@@ -668,7 +668,7 @@ def test_a_downgrade_that_is_taken_back_before_does_not_come(world: SyncWorld, c
     world.wait(5)
     world.reconcile_until_idle(org_id)
     world.advance_time(days=45)
-    assert due_links.recheck_due_downgrades(world.database, 10, world.now) == 0
+    assert due_links.recheck_due_downgrades(world.database, 10, world.now, world.management) == 0
     world.rename(org_id, "Acme GmbH")
     world.reconcile_until_idle(org_id)
     assert world.organization(org_id).plan_tier == "professional"
@@ -701,7 +701,7 @@ def test_a_downgrade_that_came_is_not_undone_by_a_rename_in_mid_turn(world: Sync
     org_id = synced(world)
     downgrade(world, org_id)
     world.advance_time(days=45)
-    due_links.recheck_due_downgrades(world.database, 10, world.now)
+    due_links.recheck_due_downgrades(world.database, 10, world.now, world.management)
     charges = len(world.sandbox.charges())
     world.providers[charged_by].after_subscription = lambda: world.rename(org_id, "Acme GmbH")
     world.reconcile_until_idle(org_id)
@@ -747,7 +747,7 @@ def test_a_downgrade_that_lago_carried_out_before_stripe_is_not_undone_there(wor
     assert world.organization(org_id).pending_plan_tier == "starter"
     world.now = datetime(2027, 2, 20, 13, tzinfo=UTC)
     world.sandbox.set_clock(world.now)
-    assert due_links.recheck_due_downgrades(world.database, 10, world.now) == 1
+    assert due_links.recheck_due_downgrades(world.database, 10, world.now, world.management) == 1
     world.reconcile_until_idle(org_id)
     assert world.organization(org_id).plan_tier == "starter"
     assert world.lago_objects("subscriptions") == before
