@@ -19,6 +19,7 @@ from core.ports.minor_units import amount_of, amount_text
 CHECK_VERSION: Final = "v1"
 _ROW_DIGEST_LENGTH: Final = 10
 _CELL_DIGEST_LENGTH: Final = 2
+_ROW_NAME_LENGTH: Final = 6
 _FORMULA_STARTS: Final = tuple("=+-@\t\r\n'\uff1d\uff0b\uff0d\uff20")  # also in full width
 _MONTH_NAMES: Final = "jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec"
 # What a spreadsheet may take for a number, a date or a truth value.
@@ -122,6 +123,11 @@ def row_check(texts: Mapping[str, str]) -> str:
     whole = _digest("".join(f"{name}\0{_plain(text)}\0" for name, text in texts.items()), _ROW_DIGEST_LENGTH)
     cells = "".join(cell_digest(name, text) for name, text in texts.items())
     return f"{CHECK_VERSION}:{whole}:{cells}"
+
+
+def row_name(check: str) -> str:
+    """The first characters of the digest in a row's check: they say whose an operator's choices beside them are."""
+    return check.split(":")[1][:_ROW_NAME_LENGTH]
 
 
 def cell_digest(name: str, text: str) -> str:

@@ -1,6 +1,7 @@
 """The columns of the adoption table: which value of a row each one has, and how its cell is written and read.
 
-An operator may change the first five. The others say what was found, and come back as they were written.
+An operator may change five of the first six. The others say what was found, and come back as they were written. The
+second one, ``row``, ties the first ones to the others: who sorts the first ones alone is refused.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from core.ports.spec import PROVIDERS, Provider
 ValueT = TypeVar("ValueT")
 
 OPERATOR_COLUMNS: Final = ("action", "org_id", "plan_tier", "name_source", "email_source")
+ROW_COLUMN: Final = "row"
 CHECK_COLUMN: Final = "check"
 VALUE_SOURCES: Final[tuple[ValueSource, ...]] = ("stripe", "lago", "ours")
 
@@ -82,7 +84,8 @@ FOUND_COLUMNS: Final = (
     *(f"{provider}_{column.name}" for provider in PROVIDERS for column in side_columns(provider)),
 )
 """What was found: nobody may change it."""
-HEADER: Final = (*OPERATOR_COLUMNS, *FOUND_COLUMNS, CHECK_COLUMN)
+# Second, so that whoever sorts some of the first columns alone takes it along.
+HEADER: Final = (OPERATOR_COLUMNS[0], ROW_COLUMN, *OPERATOR_COLUMNS[1:], *FOUND_COLUMNS, CHECK_COLUMN)
 
 
 def texts_of(row: AdoptionRow) -> dict[str, str]:

@@ -18,6 +18,7 @@ from core.adoption.columns import (
     FOUND_COLUMNS,
     HEADER,
     OPERATOR_COLUMNS,
+    ROW_COLUMN,
     UnreadableCellError,
     row_of,
     texts_of,
@@ -46,7 +47,8 @@ def _cells_of(row: AdoptionRow) -> list[str]:
     texts = texts_of(row)
     written = {name: to_cell(name, text) for name, text in texts.items()}
     check = cells.row_check({name: cells.unguarded(written[name]) for name in FOUND_COLUMNS})
-    return [*(written[name] for name in (*OPERATOR_COLUMNS, *FOUND_COLUMNS)), check]
+    written |= {ROW_COLUMN: to_cell(ROW_COLUMN, cells.row_name(check)), CHECK_COLUMN: check}
+    return [written[name] for name in HEADER]
 
 
 def read_csv(path: Path) -> Iterator[tuple[str, AdoptionRow]]:
@@ -144,7 +146,18 @@ def _unchanged_texts(path: Path, place: str, cells_by_name: Mapping[str, str]) -
     if cells.row_check(texts) != check:
         message = f"{path} {place}: a cell that only `discover` writes was changed; {_WRITE_AGAIN}"
         raise AdoptionTableError(message)
+    _refuse_another_row(path, place, cells_by_name[ROW_COLUMN], check)
     return texts
+
+
+def _refuse_another_row(path: Path, place: str, cell: str, check: str) -> None:
+    """What an operator may change cannot be in the digest, so this is what ties it to the customers of its line."""
+    if cells.unguarded(cell.strip()) != cells.row_name(check):
+        message = (
+            f"{path} {place}, column {ROW_COLUMN}: it does not match the rest of the line, as if some columns were "
+            f"sorted or moved without the others; {_WRITE_AGAIN}"
+        )
+        raise AdoptionTableError(message)
 
 
 _SHOWN_LENGTH: Final = 40

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from core.adoption import cells
 from core.adoption.columns import FOUND_COLUMNS, HEADER
 from core.adoption.row import ADOPTION_ACTIONS, AdoptionAction, AdoptionRow, AdoptionSide
 from core.adoption.table import read_table, refuse_unwritable, write_table
@@ -268,6 +269,31 @@ def test_any_other_cell_that_was_changed_is_refused_by_line_and_column(table: Pa
     sentence = refused(resaved(table, set_cell(column, "4.9E+01")))
     assert sentence.startswith(f"FILE line 2, column {column}: it is not as it was written (now '4.9E+01')")
     assert "`billing-sync adopt discover`" in sentence
+
+
+def test_first_columns_that_were_sorted_without_the_others_are_refused(tmp_path: Path) -> None:
+    """Each line is whole, and each cell as it was written: only what an operator may change is another row's."""
+    other = replace(ROW, org_id="org_2", action="skip", sides={"stripe": replace(STRIPE, customer_id="cus_2")})
+    for count in range(2, 7):
+        path = tmp_path / f"{count}.csv"
+        write_table(path, [ROW, other])
+
+        def exchange(found: list[list[str]], count: int = count) -> None:
+            found[1][:count], found[2][:count] = found[2][:count], found[1][:count]
+
+        assert refused(resaved(path, exchange)).startswith(
+            "FILE line 2, column row: it does not match the rest of the line, as if some columns were sorted"
+        )
+
+
+def test_a_row_is_named_by_text_that_a_spreadsheet_leaves_alone(tmp_path: Path) -> None:
+    rows = [replace(ROW, org_id=None, sides={"stripe": replace(STRIPE, customer_id=f"cus_{n}")}) for n in range(3000)]
+    write_table(tmp_path / "adopt.csv", rows)
+    with (tmp_path / "adopt.csv").open(encoding="utf-8-sig", newline="") as file:
+        names = [line[HEADER.index("row")] for line in list(csv.reader(file))[1:]]
+    assert all(name == cells.guarded(cells.unguarded(name)) for name in names)
+    assert any(name.startswith("'") for name in names)
+    assert len(set(names)) == len(names)
 
 
 def test_a_line_counts_from_where_its_row_begins(tmp_path: Path) -> None:

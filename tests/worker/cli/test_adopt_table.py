@@ -142,7 +142,7 @@ def test_a_file_that_cannot_be_read_is_one_sentence(types: Type, tmp_path: Path)
     (tmp_path / "cut.csv").write_text("action,org_id\nadopt")
     refused = types("adopt", "apply", str(tmp_path / "cut.csv"))
     assert isinstance(refused.exception, UsageError)
-    assert "cut.csv line 1: the column plan_tier is missing" in str(refused.exception)
+    assert "cut.csv line 1: the column row is missing" in str(refused.exception)
 
 
 def test_a_release_gives_it_back_and_it_can_be_adopted_again(theirs: AdoptionHarness, types: Type, table: Path) -> None:
