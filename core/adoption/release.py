@@ -6,10 +6,9 @@ waits for that. Without it, or afterwards, both links are theirs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from core.db.models.billing_links import BillingLink
@@ -18,7 +17,7 @@ from core.db.models.organizations import Organization
 from core.events import link_history, outbox
 from core.events.event_types import ChangeContext
 from core.organizations import management
-from core.organizations.links import mark_for_sync
+from core.organizations.links import end_attempts, mark_for_sync
 
 Release = Literal["released", "removes_marks", "released_before", "not_adopted"]
 """removes_marks: our metadata is removed at the next reconcile, and the links are theirs afterwards."""
@@ -34,7 +33,7 @@ def release(change: ChangeContext, organization: Organization) -> Release:
         return "removes_marks"
     ids = {link.provider: link.customer_id for link in adopted}
     if any(_may_have_marks(change.session, link) for link in adopted):
-        _update(change, organization, {"marks": "removal"}, BillingLink.provider == "stripe")
+        _remove_marks(change, organization)
         release_kind: Release = "removes_marks"
     else:
         management.give_back(change, organization)
@@ -60,12 +59,14 @@ def _may_have_marks(session: Session, link: BillingLink) -> bool:
     return any(data["requests"] for data in session.scalars(attempts))
 
 
-def _update(
-    change: ChangeContext, organization: Organization, values: Mapping[str, object], *conditions: ColumnElement[bool]
-) -> None:
+def _remove_marks(change: ChangeContext, organization: Organization) -> None:
+    """An attempt that writes them now would store that they are there."""
     change.session.execute(
         update(BillingLink)
-        .where(BillingLink.org_id == organization.id, BillingLink.ownership == "adopted", *conditions)
-        .values(values)
+        .where(
+            BillingLink.org_id == organization.id, BillingLink.provider == "stripe", BillingLink.ownership == "adopted"
+        )
+        .values(marks="removal")
         .execution_options(synchronize_session=False)
     )
+    end_attempts(change, organization.id)

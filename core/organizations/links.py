@@ -122,6 +122,20 @@ def mark_for_sync(
         log_freed(change, organization.id, cast("Collection[Provider]", freed), by)
 
 
+def end_attempts(change: ChangeContext, org_id: str) -> None:
+    """Call where it changed whose the customers are, or who decides. The caller has locked the organization.
+
+    An attempt that runs, at either provider, loses its lease, so it sends nothing that it has not sent yet. Both links
+    are compared with the providers again.
+    """
+    change.session.execute(
+        update(BillingLink)
+        .where(BillingLink.org_id == org_id)
+        .values(generation=BillingLink.generation + 1, checks_requested=BillingLink.checks_requested + 1)
+        .execution_options(synchronize_session=False)
+    )
+
+
 def lock_inactive(change: ChangeContext, org_id: str, *conditions: ColumnElement[bool]) -> list[Provider]:
     """The links that are parked or on hold, with their rows locked: for a caller that makes them active."""
     found = change.session.scalars(

@@ -36,18 +36,12 @@ def observed_ids(session: Session, organizations: Collection[Organization], inst
 def set_mode(change: ChangeContext, organization: Organization, mode: Management) -> bool:
     """Set the organization's own mode, which wins over the installation's. The caller has locked the organization.
 
-    Both links are read anew, and compared with the providers. An attempt that runs loses its lease, so it sends nothing
-    that it has not sent yet. Returns False, and changes nothing, if it has this mode already.
+    Returns False, and changes nothing, if it has this mode already.
     """
     if organization.management == mode:
         return False
     organization.management = mode
-    change.session.execute(
-        update(BillingLink)
-        .where(BillingLink.org_id == organization.id)
-        .values(generation=BillingLink.generation + 1, checks_requested=BillingLink.checks_requested + 1)
-        .execution_options(synchronize_session=False)
-    )
+    links.end_attempts(change, organization.id)
     links.mark_for_sync(change, organization, "management")
     outbox.record(change, "organization.management_changed", organization.id, {"management": mode})
     return True
@@ -64,7 +58,7 @@ def give_back(change: ChangeContext, organization: Organization) -> None:
             **link_states.values_after("released"),
             ownership="theirs",
             marks="due",
-            generation=BillingLink.generation + 1,
         )
         .execution_options(synchronize_session=False)
     )
+    links.end_attempts(change, organization.id)

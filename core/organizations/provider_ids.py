@@ -31,6 +31,7 @@ def set_customer_ids(change: ChangeContext, organization: Organization, ids: Map
         _set_customer_id(change, organization, provider, customer_id) for provider, customer_id in new_ids.items()
     ]
     if any(changed):
+        links.end_attempts(change, organization.id)
         with_new_id = [provider for provider, is_new in zip(new_ids, changed, strict=True) if is_new]
         links.log_freed(change, organization.id, set(inactive).intersection(with_new_id), "set-customer-id")
         links.mark_for_sync(change, organization, "set-customer-id")
@@ -128,7 +129,6 @@ def _set_customer_id(change: ChangeContext, organization: Organization, provider
                 credit_since=None,
                 subscription_requested=False,
                 intent=None,
-                generation=BillingLink.generation + 1,
                 **NO_ERROR,  # it was about the former customer
                 **subscription_reset,
             )

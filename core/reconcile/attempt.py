@@ -315,18 +315,18 @@ class SyncAttempt:
     def _write(self, values: dict[str, Any], *, may_charge: bool = False, observes_anew: bool = False) -> None:
         """``may_charge``: from now on this provider may charge.
 
-        This is refused if the other provider may charge; the organization is locked for that. ``observes_anew``:
-        whether the organization is observed may have changed, so an attempt at the other link loses its lease, and
-        that link is read again.
+        This is refused if the other provider may charge, or if its customer is not ours; the organization is locked
+        for that. ``observes_anew``: whether the organization is observed may have changed, so an attempt at the other
+        link loses its lease, and that link is read again.
         """
         values = {**self.prepared, **values}
         lease_until = self.clock() + LINK_LEASE
         with unique_customer_ids(self), self.database.write() as session:
             if may_charge:
                 commands.lock(session, self.organization.id)
-                charging_guard.refuse_double_charging(
-                    session.get_one(BillingLink, (self.organization.id, self.other_link.provider))
-                )
+                other_link = session.get_one(BillingLink, (self.organization.id, self.other_link.provider))
+                self._refuse_observed(other_link)
+                charging_guard.refuse_double_charging(other_link)
             if observes_anew:
                 commands.lock(session, self.organization.id)
                 _read_again(session, self.other_link)
@@ -337,6 +337,12 @@ class SyncAttempt:
         self.other_is_read_again = self.other_is_read_again or observes_anew
         self.prepared = {}
         self._remember(values)
+
+    def _refuse_observed(self, other_link: BillingLink) -> None:
+        """Raises ``LeaseLostError`` if the organization is observed now because of its other link."""
+        if other_link.ownership == "theirs":
+            message = f"the customer of {self.organization.id} at {other_link.provider} is not ours any more"
+            raise LeaseLostError(message)
 
     def _remember(self, values: Mapping[str, Any]) -> None:
         for name in _KNOWN_STATE_COLUMNS & values.keys():

@@ -48,6 +48,7 @@ class HookedProvider:
         self.before_subscription = do_nothing
         self.after_subscription = do_nothing
         self.after_end = do_nothing
+        self.after_marks = do_nothing
 
     def connect_again(self, wrapped: BillingProvider) -> None:
         self._wrapped.close()
@@ -88,6 +89,7 @@ class HookedProvider:
 
     def write_marks(self, last_known: LastKnown, org_id: str, plan_code: str | None, attempt: AttemptContext) -> None:
         self._wrapped.write_marks(last_known, org_id, plan_code, attempt)
+        self._run_hook("after_marks")
 
     def remove_marks(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
         self._wrapped.remove_marks(last_known, org_id, attempt)

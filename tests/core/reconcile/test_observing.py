@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import func, select
 
 from core.adoption import release
-from core.db.models.billing_links import BillingLink
+from core.db.models.billing_links import BillingLink, MarksState
 from core.db.models.events import Event
 from core.db.models.history import LinkHistory
 from core.drift.repairer import OBSERVED_REASON
@@ -16,8 +16,8 @@ from core.ports.planned import PlannedStep
 from core.ports.spec import PROVIDERS, Provider
 from core.reconcile import due_links
 from core.reporting import metrics, overview, problems
-from tests.support.adopted import PAYER, Adopted, adopt_at_lago
-from tests.support.drift_harness import DriftHarness
+from tests.support.adopted import PAYER, Adopted, adopt_at_lago, adopt_at_stripe
+from tests.support.drift_harness import DriftHarness, price_of
 from tests.support.sync_world import CREATE_CUSTOMER_REQUEST, SyncWorld
 
 both = pytest.mark.parametrize("provider", PROVIDERS)
@@ -251,6 +251,64 @@ def test_a_changed_mode_is_recorded_and_ends_what_runs(world: SyncWorld) -> None
     observed(world, org_id)
     with world.database.read() as session:
         assert session.scalar(select(func.count()).where(Event.type == "organization.management_changed")) == 1
+
+
+def stripe_charges(world: SyncWorld) -> str:
+    """A new organization."""
+    world.set_charging_provider("stripe")
+    return world.create()
+
+
+def test_an_id_that_is_set_at_lago_ends_what_runs_at_stripe(world: SyncWorld) -> None:
+    """Whoever has that id pays already."""
+    org_id = stripe_charges(world)
+    world.providers["stripe"].before_subscription = lambda: world.set_customer_id(org_id, "lago", "theirs")
+    assert world.run(org_id, "stripe").reason == "lease_lost"
+    assert world.stripe_objects("subscriptions") == []
+    world.expire_lease()
+    world.reconcile_until_idle(org_id)
+    assert world.stripe_objects("subscriptions") == []
+    assert {world.link(org_id, each).state for each in PROVIDERS} == {"observed"}
+
+
+def test_nobody_begins_to_charge_who_sees_under_the_lock_that_the_other_half_is_not_ours(world: SyncWorld) -> None:
+    org_id = stripe_charges(world)
+
+    def lago_becomes_theirs() -> None:
+        with world.database.write() as session:
+            session.get_one(BillingLink, (org_id, "lago")).ownership = "theirs"
+
+    world.providers["stripe"].before_subscription = lago_becomes_theirs
+    assert world.run(org_id, "stripe").reason == "lease_lost"
+    assert world.stripe_objects("subscriptions") == []
+
+
+def half_adopted(world: SyncWorld, marks: MarksState) -> str:
+    """At Stripe, which charges. The customer in Lago is ours."""
+    world.set_charging_provider("stripe")
+    return adopt_at_stripe(world, Adopted(marks=marks), price_of(world, "professional"))
+
+
+def test_a_release_ends_what_runs_at_the_provider_where_nothing_was_adopted(world: SyncWorld) -> None:
+    org_id = half_adopted(world, "none")
+    world.rename(org_id, "Umbra Laboratories")
+    world.providers["lago"].before_customer = lambda: world.change(org_id, release.release)
+    world.run(org_id, "lago")
+    world.expire_lease()
+    observed(world, org_id)
+
+
+def test_a_release_while_the_marks_are_being_written_removes_them(world: SyncWorld) -> None:
+    org_id = adopt_at_lago(world, Adopted(marks="due"))
+    before = at_stripe(world, PAYER)
+    world.rename(org_id, "Umbra Laboratories")
+    world.providers["stripe"].after_marks = lambda: world.change(org_id, release.release)
+    assert world.run(org_id, "stripe").reason == "lease_lost"
+    assert world.link(org_id, "stripe").marks == "removal"
+    world.expire_lease()
+    world.reconcile_until_idle(org_id)
+    assert at_stripe(world, PAYER)["metadata"] == before["metadata"]
+    assert {world.link(org_id, each).ownership for each in PROVIDERS} == {"theirs"}
 
 
 def test_a_mode_that_it_has_already_changes_nothing(world: SyncWorld) -> None:
