@@ -89,6 +89,7 @@ def adopt(change: ChangeContext, row: AdoptionRow, objects: Objects, rules: Adop
     for provider, found in objects.items():
         if not guards.is_ours(links[provider]):
             _adopt_link(change, organization, provider, found, row, plan, rules)
+    _request_checks(change, organization.id)
     outbox.record(change, "organization.adopted", organization.id, {"action": row.action})
     if not is_new:
         mark_for_sync(change, organization)
@@ -229,6 +230,16 @@ def _adopt_link(  # noqa: PLR0913, PLR0917 - one link of one row
         action=row.action,
         customer_id=found.customer.id,
         subscription_id=found.subscription.id if found.subscription else None,
+    )
+
+
+def _request_checks(change: ChangeContext, org_id: str) -> None:
+    """A webhook of before is not lost: an observing attempt stores neither payment problems nor credit."""
+    change.session.execute(
+        update(BillingLink)
+        .where(BillingLink.org_id == org_id)
+        .values(checks_requested=BillingLink.checks_requested + 1)
+        .execution_options(synchronize_session=False)
     )
 
 

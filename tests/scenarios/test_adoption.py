@@ -13,7 +13,7 @@ from core.events.event_types import ChangeContext
 from core.organizations import commands
 from core.ports.spec import PROVIDERS
 from sandbox.server import Sandbox
-from tests.support.adoption_harness import AdoptionHarness
+from tests.support.adoption_harness import AdoptionHarness, adopt_known
 from tests.support.sync_world import SyncWorld
 
 
@@ -65,6 +65,23 @@ def test_a_price_that_is_kept_stays_also_in_manage_mode(theirs: AdoptionHarness)
     theirs.world.reconcile_until_idle(org_id)
     assert price_and_quantity(theirs) == (4000, 3)
     assert theirs.world.is_in_sync(org_id)
+
+
+def test_what_was_seen_while_it_was_observed_is_read_again_once_it_is_managed(theirs: AdoptionHarness) -> None:
+    """Of credit and of failed payments a webhook tells once."""
+    world, stripe = theirs.world, subscribe_at(theirs, 4900)
+    org_id = world.create("Acme at Stripe", "professional")
+    world.set_customer_id(org_id, "stripe", stripe)
+    world.sandbox.patch("stripe", "customers", stripe, balance=-500)
+    world.reconcile_until_idle(org_id)
+    assert world.link(org_id, "stripe").credit_amount is None
+    world.wait(10)
+    assert adopt_known(world, org_id).kind == "adopted"
+    for provider in PROVIDERS:
+        assert (link := world.link(org_id, provider)).checks_done < link.checks_requested
+    world.reconcile_until_idle(org_id)
+    assert world.link(org_id, "stripe").credit_amount == 500
+    assert world.is_in_sync(org_id)
 
 
 def metadata(theirs: AdoptionHarness) -> list[dict[str, str]]:
