@@ -15,6 +15,7 @@ WAIT_TEXT_BY_CAUSE: Final[Mapping[WaitCause, str]] = {
     "probe_in_progress": "the circuit breaker is open and its probe runs; the sweep goes on when it closes",
     "request": "no permit of the rate limiter yet",
     "payer": "the Stripe customer that Lago charges does not exist yet",
+    "lago_unread": "Lago may have a customer that pays already, and was not read yet",
     "cooldown": "the last attempt was moments ago",
     "backoff": "the last attempt failed, `billing-sync status` says why",
     "object_limit": "the provider limits the requests to this customer",

@@ -6,6 +6,7 @@ Users get a plain sentence. The provider's own message is for services only: it 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Final
 
@@ -214,6 +215,16 @@ def _credit(link: LinkReport) -> CustomerCredit | None:
     )
 
 
+_WAIT_REASONS: Final[Mapping[Provider, str]] = {
+    "stripe": "Stripe waits until Lago, which may have a customer that pays already, was read.",
+    "lago": "Lago waits for the Stripe customer that it will charge.",
+}
+_STEPS_AFTER_WAIT: Final[Mapping[Provider, str]] = {
+    "stripe": "It continues as soon as Lago was read, and not before. At `next_at` it asks again.",
+    "lago": "It continues as soon as that customer exists, or at `next_at` without it.",
+}
+
+
 def _reason(link: LinkReport) -> str:
     provider_name = PROVIDER_NAMES[link.provider]
     match link.status:
@@ -222,7 +233,7 @@ def _reason(link: LinkReport) -> str:
         case "provider_down":
             return _breaker_cause(link)
         case "waiting":
-            return "Lago waits for the Stripe customer that it will charge."
+            return _WAIT_REASONS[link.provider]
         case "parked" | "on_hold" | "observed":
             return _operator_reason(link)
         case "retrying":
@@ -242,7 +253,7 @@ def _next_step(link: LinkReport) -> str:
         case "provider_down":
             return _step_while_breaker_is_open(link)
         case "waiting":
-            return "It continues as soon as that customer exists, or at `next_at` without it."
+            return _STEPS_AFTER_WAIT[link.provider]
         case "syncing":
             return "Nothing to do. If the worker dies, another one takes over at `next_at`."
         case "retrying":

@@ -10,7 +10,8 @@ Which one it is, the catalog decides (``core.catalog.plans``).
 So Stripe charges while it has a subscription of ours, or creates one. Lago charges while its customer has a payer. A
 provider may start when the row of the other link says that the other one has stopped (``refuse_double_charging``). That
 row is read when the desired state is computed, and again under the organization's lock before a write after which the
-provider may charge. When one has stopped, the other link is marked for sync (``lago_gave_way``, ``lago_must_know``).
+provider may charge. Stripe does not begin either before Lago was read where Lago may have an older customer
+(``is_unread``). When one has stopped, the other link is marked for sync (``lago_gave_way``, ``lago_must_know``).
 """
 
 from __future__ import annotations
@@ -40,6 +41,15 @@ def refuse_double_charging(other_link: BillingLink) -> None:
             "org_id": other_link.org_id,
         }
         raise RejectedError("lago", Advice("stripe_still_has_subscription", parameters).sentence, DOUBLE_CHARGING)
+
+
+def is_unread(lago_link: BillingLink) -> bool:
+    """Whether Lago may have a customer under the organization's id that pays already, because nobody has read it.
+
+    The id came from outside (``maybe_older``). A read that finds a customer stores its id, and one that finds none ends
+    with our create.
+    """
+    return lago_link.maybe_older and lago_link.customer_id is None
 
 
 def subscription_phrase(subscription_id: str | None) -> str:

@@ -50,6 +50,7 @@ class DesiredState:
     next_plan_amount: int | None = None
     is_charging: bool = False
     waits_for_payer: bool = False
+    waits_for_lago: bool = False
     provides_payer: bool = False
     uncharged_plan_code: str | None = None
 
@@ -133,7 +134,7 @@ def desired_state(
         charging_guard.refuse_double_charging(other_link)
     _refuse_unlisted_code(provider, link, catalog)
     if provider == "stripe":
-        return _at_stripe(spec, plan, next_plan, link, policy)
+        return _at_stripe(spec, plan, next_plan, links, policy)
     desired = _at_lago(spec, plan, next_plan, links, policy)
     plan_before = _plan_before_in_lago(desired, plan, link, catalog)
     return desired if plan_before is None else replace(desired, plan_code=plan_before)
@@ -149,9 +150,14 @@ def _refuse_unlisted_code(provider: Provider, link: BillingLink, catalog: Catalo
 
 
 def _at_stripe(
-    spec: CustomerSpec, plan: CatalogPlan, next_plan: CatalogPlan | None, link: BillingLink, policy: PayerPolicy
+    spec: CustomerSpec,
+    plan: CatalogPlan,
+    next_plan: CatalogPlan | None,
+    links: Mapping[Provider, BillingLink],
+    policy: PayerPolicy,
 ) -> DesiredState:
     """Always a customer, who is the payer; a subscription only if Stripe charges (money.md 1)."""
+    link = links["stripe"]
     sold = SoldCode.of(plan, "stripe", link.sold_plan, link.applied_next_plan)
     if plan.charged_by == "lago":
         customer = replace(spec, charged_by_other_provider=True)
@@ -164,6 +170,7 @@ def _at_stripe(
         former_plan_codes=sold.former,
         former_next_plan_codes=sold_next.former if sold_next else frozenset(),
         is_charging=True,
+        waits_for_lago=link.subscription_id is None and charging_guard.is_unread(links["lago"]),
     )
 
 

@@ -46,6 +46,7 @@ from core.flow_control import circuit_breaker
 from core.flow_control.request_gate import RequestGate
 from core.organizations import commands, link_states
 from core.organizations.link_states import LinkEvent
+from core.organizations.links import SWEEP_GRACE
 from core.ports import arrangement
 from core.ports.errors import LeaseLostError, RejectedError
 from core.ports.observed import ObservedCredit
@@ -329,7 +330,7 @@ class SyncAttempt:
                 charging_guard.refuse_double_charging(other_link)
             if observes_anew:
                 commands.lock(session, self.organization.id)
-                _read_again(session, self.other_link)
+                _read_again(session, self.other_link, self.clock())
             fenced_update(session, self, {**values, "lease_until": lease_until})
             stored = self.history.store(session)
         self.history.confirm(stored, values)
@@ -349,7 +350,9 @@ class SyncAttempt:
             setattr(self.link, name, values[name])
 
 
-def _read_again(session: Session, link: BillingLink) -> None:
+def _read_again(session: Session, link: BillingLink, now: datetime) -> None:
+    """Whoever waits until Lago was read waits no more."""
+    waits_for_lago = BillingLink.not_before_reason == "lago_unread"
     session.execute(
         update(BillingLink)
         .where(BillingLink.org_id == link.org_id, BillingLink.provider == link.provider)
@@ -357,6 +360,9 @@ def _read_again(session: Session, link: BillingLink) -> None:
             generation=BillingLink.generation + 1,
             checks_requested=BillingLink.checks_requested + 1,
             state=link_states.values_after("check_requested")["state"],
+            not_before=case((waits_for_lago, None), else_=BillingLink.not_before),
+            not_before_reason=case((waits_for_lago, None), else_=BillingLink.not_before_reason),
+            next_sweep_at=case((waits_for_lago, now + SWEEP_GRACE), else_=BillingLink.next_sweep_at),
         )
         .execution_options(synchronize_session=False)
     )

@@ -45,6 +45,9 @@ MIN_DOWNGRADE_RECHECK = timedelta(minutes=5)
 MAX_DOWNGRADE_RECHECK = timedelta(hours=1)
 RECHECK_SHARE_OF_WAIT = 4
 
+MIN_WAIT_FOR_LAGO = timedelta(seconds=30)
+MAX_WAIT_FOR_LAGO = timedelta(minutes=15)
+
 
 def first_downgrade_check(org_id: str, provider: Provider, effective_at: datetime, now: datetime) -> datetime:
     """When to read the provider first for a downgrade that it scheduled now. Stripe changes the price on the very day.
@@ -70,6 +73,11 @@ def _after_billing_run(org_id: str, moment: datetime) -> datetime:
         run += timedelta(hours=1)
     spread = timedelta(seconds=zlib.crc32(org_id.encode()) % DOWNGRADE_CHECK_SPREAD_SECONDS)
     return run + LAGO_BILLING_TIME + spread
+
+
+def wait_for_lago(waited: timedelta) -> timedelta:
+    """Until Stripe asks again whether Lago was read. The attempt that reads it ends the wait before."""
+    return min(max(waited, MIN_WAIT_FOR_LAGO), MAX_WAIT_FOR_LAGO)
 
 
 def has_message(seconds: float) -> bool:

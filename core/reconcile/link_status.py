@@ -124,7 +124,7 @@ def _sync_status(link: BillingLink, now: datetime) -> SyncStatus:
         return "in_sync"
     if link.lease_until is not None and link.lease_until > now:
         return "syncing"
-    if link.not_before_reason == "payer":
+    if link.not_before_reason in {"payer", "lago_unread"}:
         return "waiting"
     return "queued" if link.error_kind is None else "retrying"
 

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import ColumnElement, and_, case, or_, update
+from sqlalchemy import ColumnElement, and_, case, literal, or_, update
 from sqlalchemy.orm import Session
 
 from core.common.process_metrics import PROCESS_METRICS
@@ -59,6 +59,7 @@ from core.reconcile.backoff import (
     first_downgrade_check,
     retry_delay,
     sweep_at,
+    wait_for_lago,
 )
 from core.reconcile.observation import Observation, to_json
 from core.reconcile.remote_check import CheckResult
@@ -213,6 +214,33 @@ def defer_for_payer(attempt: SyncAttempt, until: datetime) -> float:
             "not_before_reason": case((_has_new_version(attempt), None), else_="payer"),
             "next_sweep_at": case((_has_new_version(attempt), now + SWEEP_GRACE), else_=until),
             "waiting_since": attempt.link.waiting_since or now,
+        }
+        row = fenced_update(session, attempt, values)
+        _record_provider_health(session, attempt, row, now)
+    return (until - now).total_seconds() if row.not_before is not None else 0.0
+
+
+def defer_for_lago(attempt: SyncAttempt) -> float:
+    """Let Stripe wait until Lago was read. Nothing was sent, nothing failed. Whoever reads Lago ends the wait.
+
+    Returns the seconds: 0 if that, or a change of the organization, came during this attempt.
+    """
+    now = attempt.clock()
+    waiting_since = attempt.link.waiting_since or now
+    until = now + wait_for_lago(now - waiting_since)
+    with attempt.database.write() as session:
+        commands.lock(session, attempt.organization.id)
+        # An attempt at Lago that ends after this one finds the wait, because it locks the organization, too.
+        is_unread = charging_guard.is_unread(session.get_one(BillingLink, (attempt.organization.id, "lago")))
+        is_over = or_(_has_new_version(attempt), literal(not is_unread))
+        values: dict[str, Any] = {
+            **leases.RELEASED,
+            **NO_ERROR,
+            "attempts": case((BillingLink.attempts > 0, BillingLink.attempts - 1), else_=0),
+            "not_before": case((is_over, None), else_=until),
+            "not_before_reason": case((is_over, None), else_="lago_unread"),
+            "next_sweep_at": case((is_over, now + SWEEP_GRACE), else_=until),
+            "waiting_since": waiting_since,
         }
         row = fenced_update(session, attempt, values)
         _record_provider_health(session, attempt, row, now)
@@ -475,14 +503,15 @@ def _same_downgrade_is_pending(current: Organization, attempted: Organization) -
 
 
 def _affects_other_link(session: Session, attempt: SyncAttempt, result: ApplyResult, follow_ups: FollowUps) -> bool:
-    """Whether the attempt changed who charges; decided by the current rows."""
+    """Whether the attempt changed who charges, or who may; decided by the current rows."""
     if attempt.organization.status == "deleted":
         return False
-    if attempt.provider == "lago":
-        return result.customer is not None and charging_guard.lago_gave_way(attempt.link.payer_id, payer_of(result))
     other_link = session.get_one(
         BillingLink, (attempt.organization.id, attempt.other_link.provider), populate_existing=True
     )
+    if attempt.provider == "lago":
+        gave_way = result.customer is not None and charging_guard.lago_gave_way(attempt.link.payer_id, payer_of(result))
+        return gave_way or other_link.not_before_reason == "lago_unread"
     return charging_guard.lago_must_know(other_link, follow_ups.payer_id, ended_at_stripe=result.ended)
 
 

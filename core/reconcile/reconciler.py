@@ -155,6 +155,8 @@ class Reconciler:
         desired = desired_state(attempt.provider, attempt.organization, attempt.links, self.catalog, self.policy)
         if desired.waits_for_payer and (requeue_after := self._defer_for_payer(attempt)) is not None:
             return ReconcileResult(kind="waiting", reason="payer", requeue_after=requeue_after)
+        if desired.waits_for_lago:
+            return ReconcileResult(kind="waiting", reason="lago_unread", requeue_after=outcomes.defer_for_lago(attempt))
         attempt.account = self.account_guard.verify(attempt)
         try:
             result, progress, check_result = self._take_steps(attempt, desired)

@@ -5,13 +5,21 @@ The id of such an organization came from outside: from an event, from a caller, 
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import pytest
 
+from core.compare.desired_state import PayerPolicy
+from core.db.models.billing_links import BillingLink
 from core.events.event_types import ChangeContext
+from core.flow_control import circuit_breaker
 from core.organizations import commands
 from core.organizations.commands import NewOrganization
 from core.ports.spec import PROVIDERS, LastKnown, SubscriptionSpec
 from core.reconcile import commands as reconcile_commands
+from core.reconcile import lease, outcomes
+from core.reconcile.attempt import SyncAttempt
+from core.reconcile.link_status import link_report
 from core.reconcile.observation import ObservedProblem
 from tests.support.adoption_harness import adopt_known
 from tests.support.in_memory_attempt import InMemoryAttempt
@@ -242,9 +250,10 @@ def test_a_create_that_was_not_sent_leaves_the_customer_to_be_read_again(world: 
     assert writes_to_lago(world) == []
 
 
-def test_an_attempt_at_stripe_sends_nothing_once_lago_shows_that_the_customer_is_theirs(world: SyncWorld) -> None:
-    """Stripe charges for the plan. A customer that Lago has already could be charged twice."""
-    world.set_charging_provider("stripe")
+def test_an_attempt_at_stripe_goes_on_with_nothing_once_lago_shows_that_the_customer_is_theirs(
+    world: SyncWorld,
+) -> None:
+    world.policy = PayerPolicy()  # Lago does not wait for a payer
     lago_has_customer(world, plan="professional")
     create_with_id(world)
 
@@ -252,11 +261,72 @@ def test_an_attempt_at_stripe_sends_nothing_once_lago_shows_that_the_customer_is
         assert world.run(ORG, "lago").kind == "observed"
 
     world.providers["stripe"].after_customer = lago_is_read
-    world.run(ORG, "stripe")
+    assert world.run(ORG, "stripe").reason == "lease_lost"
     world.expire_lease()
     world.reconcile_until_idle(ORG)
     assert world.link(ORG, "stripe").state == "observed"
+
+
+def lago_is_down(world: SyncWorld) -> None:
+    world.sandbox.add_fault("lago", "GET /api/v1/customers/{id}", "500_before", times=1000, seconds=0)
+
+
+def test_stripe_charges_nobody_while_lago_cannot_say_who_pays_there_already(world: SyncWorld) -> None:
+    """Nobody waits longer than a quarter of an hour between two looks, and whoever reads Lago ends the wait."""
+    world.set_charging_provider("stripe")
+    lago_has_customer(world, plan="professional")
+    create_with_id(world)
+    lago_is_down(world)
+    waits = []
+    for _ in range(12):
+        result = world.run(ORG, "stripe")
+        assert (result.kind, result.reason) == ("waiting", "lago_unread")
+        waits.append(round(result.requeue_after or 0))
+        world.wait((result.requeue_after or 0) + 1)
+        world.run(ORG, "lago")
+    assert (waits[0], max(waits), waits[-1]) == (30, 900, 900)
+    assert waits == sorted(waits)
+    world.run(ORG, "stripe")
+    report = link_report(world.link(ORG, "stripe"), world.now)
+    assert (report.status, report.error_kind, report.next_at) == ("waiting", None, world.now + timedelta(minutes=15))
+    assert {call.method for call in world.sandbox.calls()} == {"GET"}
+    world.sandbox.clear_faults()
+    with world.database.write() as session:
+        circuit_breaker.record_success(session, "lago", world.now, is_probe=False)
+        session.get_one(BillingLink, (ORG, "lago")).not_before = None
+    assert world.run(ORG, "lago").also_requeue == ("stripe",)
+    assert world.run(ORG, "stripe").kind == "observed"
+    assert {call.method for call in world.sandbox.calls()} == {"GET"}
+
+
+def test_stripe_charges_as_soon_as_lago_has_shown_that_nobody_pays_there(world: SyncWorld) -> None:
+    world.set_charging_provider("stripe")
+    create_with_id(world)
+    assert world.run(ORG, "stripe").reason == "lago_unread"
     assert world.stripe_objects("subscriptions") == []
+    assert world.run(ORG, "lago").also_requeue == ("stripe",)
+    assert world.run(ORG, "stripe").kind == "synced"
+    assert world.is_in_sync(ORG)
+    assert len(world.stripe_objects("subscriptions")) == 1
+
+
+def test_stripe_does_not_begin_to_wait_when_lago_was_read_meanwhile(world: SyncWorld) -> None:
+    world.set_charging_provider("stripe")
+    create_with_id(world)
+    attempt = lease.acquire(world.database, world.clock, ORG, "stripe")
+    assert isinstance(attempt, SyncAttempt)
+    assert world.run(ORG, "lago").kind == "synced"
+    assert outcomes.defer_for_lago(attempt) == 0.0
+    assert world.run(ORG, "stripe").kind == "synced"
+
+
+def test_an_end_at_stripe_waits_for_no_lago(world: SyncWorld) -> None:
+    world.set_charging_provider("stripe")
+    create_with_id(world)
+    lago_is_down(world)
+    assert world.run(ORG, "stripe").reason == "lago_unread"
+    world.change_status(ORG, "deleted")
+    assert world.run(ORG, "stripe").kind == "synced"
 
 
 def test_a_new_customer_costs_one_read_more_and_one_with_our_own_id_none(world: SyncWorld) -> None:

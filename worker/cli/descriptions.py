@@ -109,6 +109,8 @@ def _breaker_cause(link: LinkReport) -> str:
 def reason_text(link: LinkReport) -> str | None:
     """The error message, with the provider's error code and request id if there are any."""
     if link.status == "waiting":
+        if link.provider == "stripe":
+            return "waiting until Lago, which may have a customer of this organization that pays already, was read"
         return "waiting for the Stripe customer that Lago will charge"
     if link.error_message is None or link.status == "in_sync":
         return None
@@ -210,6 +212,8 @@ def _automatic_step(
         case "syncing":
             return f"nothing to do; if the worker dies, another takes over {at}"
         case "waiting":
+            if link.provider == "stripe":
+                return f"continues as soon as Lago was read, and not before; asks again {at}"
             return f"continues as soon as the Stripe customer exists, or {at} without it"
         case "retrying":
             wait = f"next try {at}" if link.next_at and link.next_at > now else "next try now"

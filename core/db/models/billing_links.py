@@ -35,10 +35,11 @@ CustomerState = Literal["absent", "unconfirmed", "unknown", "applied"]
 was sent and its outcome is not known. applied: the provider confirmed the stored fingerprint."""
 PlanState = Literal["unknown", "ending", "applied"]
 """unknown: nothing was applied, or a write was sent and its outcome is not known. ending: we set out to end it."""
-WaitReason = Literal["backoff", "object_limit", "cooldown", "request", "payer"]
+WaitReason = Literal["backoff", "object_limit", "cooldown", "request", "payer", "lago_unread"]
 """backoff: after an error. object_limit: the provider limits requests to this customer. cooldown: after an attempt that
 made calls. request: for a permit of the rate limiter, or until no earlier request can be in
-flight any more. payer: for the Stripe customer that Lago will charge."""
+flight any more. payer: for the Stripe customer that Lago will charge. lago_unread: Stripe charges nobody before Lago,
+which may have a customer that pays already, was read."""
 Ownership = Literal["ours", "theirs", "adopted"]
 """Of the customer and the subscription. ours: we made them, or will. theirs: the id came from outside, so nothing is
 written to them, and the whole organization is observed. adopted: an operator handed them over to billing-sync."""
@@ -121,7 +122,8 @@ class BillingLink(Leased, Base):
     not_before_reason: Mapped[WaitReason | None] = mapped_column(String(12))
     """A change of the organization ends every wait but ``cooldown`` and ``object_limit``."""
     waiting_since: Mapped[datetime | None]
-    """Since when it waits for the payer. A change of the organization leaves it, so that the wait has an end."""
+    """Since when it waits for the payer, or for Lago to be read. A change of the organization leaves it, so that the
+    wait for the payer has an end."""
     next_sweep_at: Mapped[datetime]
     """When the sweep sends the next sync request, if the link has work."""
     error_kind: Mapped[str | None] = mapped_column(String(32))
