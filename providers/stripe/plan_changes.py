@@ -178,14 +178,16 @@ def _set_plan(
 def _schedule_plan(
     state: SubscriptionState, plan: str, scheduled_at: int, find_price: FindPrice, spec: SubscriptionSpec
 ) -> StripeUpdate:
-    # While a plan is scheduled, the item may have its price. Its interval is the same, and it is not free.
-    price, paid_price = find_price(plan), state.item.price
-    if paid_price.is_free and not price.is_free:
+    # While a plan is scheduled, the item has its price, or one that somebody put there. What is paid was not free, and
+    # has the same interval.
+    price, has_paid_price = find_price(plan), state.scheduled_plan is None or state.item.quantity == 0
+    is_free = has_paid_price and state.item.price.is_free
+    if is_free and not price.is_free:
         raise _not_schedulable(plan, spec, "Stripe charges at once when a free subscription becomes paid")
-    if interval_of(price) != interval_of(paid_price):
+    if interval_of(price) != interval_of(state.item.price):
         reason = f"its interval differs from that of {state.paid_plan}, so Stripe would charge at once"
         raise _not_schedulable(plan, spec, reason)
-    bills_zero_quantity = price.is_free and not paid_price.is_free
+    bills_zero_quantity = price.is_free and not is_free
     paid_price_id = _paid_price_id(state, find_price)
     return StripeUpdate(
         price=paid_price_id if bills_zero_quantity else price.id,

@@ -30,6 +30,13 @@ WHOLE: Final[dict[str, str]] = {
     "core.inbox.missed_webhooks": "tests/scenarios/test_missed_webhooks.py",
     "providers.stripe.events": "tests/scenarios/test_missed_webhooks.py",
     "tasks.missed_webhooks": "tests/scenarios/test_missed_webhooks.py",
+    # Commands that only read the providers. Killed anywhere, they go on or are repeated with the same result.
+    "core.adoption.adopter": "tests/scenarios/test_adoption.py",
+    "core.adoption.discovery": "tests/core/adoption/test_discovery.py",
+    "providers.lago.inventory": "tests/providers/lago/test_inventory.py",
+    "providers.stripe.inventory": "tests/providers/stripe/test_inventory.py",
+    # Metadata only, as steps of an organization that was adopted; repeated, they write the same.
+    "providers.stripe.marks": "tests/scenarios/test_adopted_in_stripe.py",
     # The account of an API key, which is read when a process starts.
     "core.reconcile.account_guard:AccountGuard.confirm": "tests/core/reconcile/test_account_guard.py",
     "core.reconcile.account_guard:AccountGuard.start": "tests/core/reconcile/test_account_guard.py",
@@ -58,6 +65,23 @@ SITES: Final[dict[str, str]] = {
     # A lease that would end before the next call does; no call here takes that long.
     "core.reconcile.attempt:SyncAttempt.before_request": (
         f"{_LINKS}::test_a_lease_outlasts_each_call_and_costs_no_write_before_it_must"
+    ),
+    # An organization that is observed: nothing is sent.
+    "core.reconcile.outcomes:observe": (
+        "tests/core/reconcile/test_observing.py"
+        "::test_a_new_organization_is_planned_at_both_providers_and_nothing_is_written"
+    ),
+    # A customer that we did not make, or did, by what the provider shows.
+    "core.reconcile.attempt:SyncAttempt.record_older_customer": (
+        "tests/scenarios/test_older_lago_customers.py"
+        "::test_an_attempt_at_stripe_sends_nothing_once_lago_shows_that_the_customer_is_theirs"
+    ),
+    "core.reconcile.attempt:SyncAttempt.record_ours": (
+        "tests/core/reconcile/test_reconciler.py::test_a_customer_with_our_complete_marks_is_ours_without_an_adoption"
+    ),
+    # The price that a report shows; it is read.
+    "providers.stripe.prices:StripePrices.price_by_id": (
+        "tests/core/reconcile/test_observing.py::test_an_upgrade_is_planned_with_both_amounts"
     ),
     # A key of another account: nothing is sent.
     "core.reconcile.outcomes:trip_wrong_account": (
