@@ -506,13 +506,21 @@ def _affects_other_link(session: Session, attempt: SyncAttempt, result: ApplyRes
     """Whether the attempt changed who charges, or who may; decided by the current rows."""
     if attempt.organization.status == "deleted":
         return False
+    if attempt.provider == "lago":
+        gave_way = result.customer is not None and charging_guard.lago_gave_way(attempt.link.payer_id, payer_of(result))
+        return gave_way or _ends_wait_for_lago(session, attempt)
     other_link = session.get_one(
         BillingLink, (attempt.organization.id, attempt.other_link.provider), populate_existing=True
     )
-    if attempt.provider == "lago":
-        gave_way = result.customer is not None and charging_guard.lago_gave_way(attempt.link.payer_id, payer_of(result))
-        return gave_way or other_link.not_before_reason == "lago_unread"
     return charging_guard.lago_must_know(other_link, follow_ups.payer_id, ended_at_stripe=result.ended)
+
+
+def _ends_wait_for_lago(session: Session, attempt: SyncAttempt) -> bool:
+    """Once Lago was in sync nobody waits for that any more, so the row is not read."""
+    if attempt.link.synced_at is not None:
+        return False
+    at_stripe = session.get_one(BillingLink, (attempt.organization.id, "stripe"), populate_existing=True)
+    return at_stripe.not_before_reason == "lago_unread"
 
 
 def _end_history(  # noqa: PLR0913, PLR0917 - an outcome, and what the link is after it
