@@ -1,6 +1,7 @@
 """Observe and adopt: an organization's mode, whose the objects of a link are, their ids in Lago, and what was observed.
 
-Links that exist are ours, apart from an id that an import brought and that was never synced: nothing was written there.
+Links that exist are ours, apart from an id that came from outside and whose customer we never wrote. Each customer that
+we wrote has the account's id beside it; an import stores none, and a new id clears it.
 """
 
 import sqlalchemy as sa
@@ -51,7 +52,7 @@ def upgrade() -> None:
     )
     op.execute(
         "UPDATE billing_links SET ownership = 'theirs' "
-        "WHERE customer_id IS NOT NULL AND customer_state = 'unconfirmed' AND synced_at IS NULL"
+        "WHERE customer_id IS NOT NULL AND customer_state = 'unconfirmed' AND account_id IS NULL"
     )
     _create_discovery_tables()
 
