@@ -171,8 +171,11 @@ def any_due(session: Session, now: datetime) -> bool:
     return session.scalar(select(Email.id).where(_IS_PENDING, Email.next_attempt_at <= now).limit(1)) is not None
 
 
-def release_ready(session: Session, now: datetime) -> None:
-    """Releases waiting emails whose version both providers have applied. The others are checked again later."""
+def release_ready(session: Session, now: datetime, installation: Management = "manage") -> None:
+    """Releases waiting emails whose version both providers have applied. The others are checked again later.
+
+    Those of an observed organization become stale: applied weeks later, the change would be told as if it were new.
+    """
     waiting = session.scalars(
         select(Email)
         .where(_IS_PENDING, Email.after_version.is_not(None), Email.next_attempt_at <= now)
@@ -183,7 +186,12 @@ def release_ready(session: Session, now: datetime) -> None:
     links: dict[str, list[BillingLink]] = {email.org_id: [] for email in waiting}
     for link in session.scalars(select(BillingLink).where(BillingLink.org_id.in_(links))):
         links[link.org_id].append(link)
+    organizations = session.scalars(select(Organization).where(Organization.id.in_(links))).all()
+    observed_ids = management.observed_ids(session, organizations, installation)
     for email in waiting:
+        if email.org_id in observed_ids:
+            email.state, email.closed_at = "stale", now
+            continue
         version = email.after_version or 0
         if sum(link_status.is_synced(link, version) for link in links[email.org_id]) == len(PROVIDERS):
             email.after_version = None

@@ -27,7 +27,7 @@ from core.common.validation import one_of
 from core.db.database import DATABASE_UNAVAILABLE_ERRORS, Database
 from core.db.models.access import Invitation, User
 from core.db.models.events import Event
-from core.db.models.organizations import MEMBERSHIP_ROLES, Organization
+from core.db.models.organizations import MEMBERSHIP_ROLES, Management, Organization
 from core.emails import operations_digest, queue, templates
 from core.emails.queue import LeasedEmail
 from core.emails.templates import TemplateContext
@@ -102,6 +102,8 @@ class EmailSender:
     config: SenderConfig
     transport: EmailTransport
     new_token: Callable[[Session, str], tuple[Invitation, str]]
+    management: Management = "manage"
+    """The mode of organizations without one of their own."""
 
     def has_due(self) -> bool:
         with self.database.read() as session:
@@ -111,7 +113,7 @@ class EmailSender:
         """Sends until no email is due or the time is over. The email that is being sent then is finished."""
         deadline = time.monotonic() + seconds
         with self.database.write() as session:
-            queue.release_ready(session, self.clock())
+            queue.release_ready(session, self.clock(), self.management)
         email, sent = self._lease_next(), 0
         if email is None:
             return SendSummary()

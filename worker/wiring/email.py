@@ -38,6 +38,7 @@ def open_email_sender(settings: Settings, database: Database, plans: Catalog) ->
         config=sender_config,
         transport=transport,
         new_token=invitations.new_token,
+        management=settings.management,
     )
 
 

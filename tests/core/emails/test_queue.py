@@ -93,7 +93,7 @@ class EmailHarness:
 
     def lease_next(self) -> LeasedEmail | None:
         with self.database.write() as session:
-            queue.release_ready(session, self.clock())
+            queue.release_ready(session, self.clock(), self.management)
         with self.database.write() as session:
             return queue.lease_next(session, self.clock())
 
@@ -153,6 +153,34 @@ def test_an_observed_organization_gets_no_email(harness: EmailHarness) -> None:
     harness.register("Managed")
     harness.relay()
     assert harness.emails() == {("welcome", "alice@acme.test", "pending")}
+
+
+@pytest.mark.parametrize("by", ["the installation's mode", "its own mode", "ownership"])
+def test_a_plan_email_that_waits_when_its_organization_is_observed_is_never_sent(
+    harness: EmailHarness, by: str
+) -> None:
+    """Weeks later, once it is managed, the change is applied; it would be told as if it were new."""
+    harness.add_users("alice")
+    org_id = harness.register()
+    harness.change_plan(org_id, "enterprise")
+    harness.relay()
+    if by == "ownership":
+        with harness.database.write() as session:
+            session.get_one(BillingLink, (org_id, "stripe")).ownership = "theirs"
+    elif by == "its own mode":
+        harness.change(org_id, lambda change, found: management.set_mode(change, found, "observe"))
+    else:
+        harness.management = "observe"
+    assert harness.deliver() == [("welcome", "alice@acme.test")]
+    harness.clock.advance(days=20)
+    assert harness.deliver() == []
+    harness.management = "manage"
+    with harness.database.write() as session:
+        session.get_one(BillingLink, (org_id, "stripe")).ownership = "adopted"
+        session.get_one(Organization, org_id).management = None
+    harness.sync(org_id)
+    assert harness.deliver() == []
+    assert ("plan_upgraded", "alice@acme.test", "stale") in harness.emails()
 
 
 def test_an_event_that_is_relayed_twice_is_told_once(harness: EmailHarness) -> None:
