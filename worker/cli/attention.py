@@ -98,9 +98,10 @@ def retry(
     with resources.open_database(settings) as database:
         # First, because the retry is tried within moments, and nothing is sent while a circuit breaker is open.
         probed = _probe_providers(database)
-        retried = _retry_one(database, org, catalog) if org is not None else _retry_parked(database, error, catalog)
+        org_id = _find_id(database, org) if org is not None else None
+        retried = _retry(database, [org_id], catalog) if org_id else _retry_parked(database, error, catalog)
         count = retried.organizations
-        on_hold, conflicts = _count_still_on_hold(database, org, error)
+        on_hold, conflicts = _count_still_on_hold(database, org_id, error)
         if count == 0 and error is not None and not conflicts and not probed:
             _refuse_unknown_error(database, error)
     if as_json:
@@ -110,7 +111,7 @@ def retry(
     if retried.ends_without_credit:
         output.show(leaving.no_credit_notice(retried.ends_without_credit))
     if count or probed:
-        output.show(*stored_change.lines(settings))
+        output.show(*stored_change.lines(settings, *([org_id] if org_id else ())))
 
 
 def _retry_lines(count: int, probed: list[Provider], on_hold: int, conflicts: int) -> Iterator[str]:
@@ -132,10 +133,9 @@ def _retry_lines(count: int, probed: list[Provider], on_hold: int, conflicts: in
         )
 
 
-def _retry_one(database: Database, query: str, catalog: Catalog) -> Retried:
+def _find_id(database: Database, query: str) -> str:
     with database.read() as session:
-        found = descriptions.find_organization(session, query)
-    return _retry(database, [found.id], catalog)
+        return descriptions.find_organization(session, query).id
 
 
 def _retry_parked(database: Database, error: str | None, catalog: Catalog) -> Retried:
@@ -164,11 +164,10 @@ def _retry(database: Database, org_ids: list[str], catalog: Catalog) -> Retried:
     return Retried(count, ends_without_credit)
 
 
-def _count_still_on_hold(database: Database, query: str | None, error: str | None) -> tuple[int, int]:
+def _count_still_on_hold(database: Database, org_id: str | None, error: str | None) -> tuple[int, int]:
     """What this retry left on hold: organizations since an import, and links whose provider was changed."""
     with database.read() as session:
-        org_id = descriptions.find_organization(session, query).id if query is not None else None
-        retried_all = query is None and error is None
+        retried_all = org_id is None and error is None
         on_hold = overview.count_on_hold_since_import(session) if retried_all else 0
         return on_hold, overview.count_conflicts(session, org_id=org_id, error=error)
 

@@ -60,11 +60,7 @@ def set_customer_id(
                 message = f"{org_id} changed meanwhile; nothing was stored. Run the command again"
                 raise CommandFailedError(message)
             _apply(session, organization, ids)
-    output.show(
-        "Stored. The organization is observed, and nothing is written to the customer, until you run "
-        f"`billing-sync adopt {org_id}`.",
-        *stored_change.lines(settings, org_id),
-    )
+    output.show("Stored.", *stored_change.lines(settings, org_id))
 
 
 def _apply(session: Session, organization: Organization, ids: Mapping[Provider, str | None]) -> None:

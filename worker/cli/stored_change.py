@@ -6,8 +6,13 @@ probed: a broker that is away delays the sync and loses nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from core.db.models.billing_links import BillingLink
+from core.db.models.organizations import Organization
+from core.organizations import management
+from core.ports.spec import PROVIDERS
+from worker.cli import resources
 from worker.config.settings import Settings
 
 EMBEDDED_NOTICE = "No broker is configured, so a running `billing-sync up` applies it, within seconds."
@@ -20,18 +25,20 @@ BROKER_REFUSES_NOTICE = (
 )
 
 
-OBSERVED_NOTICE = (
+MANAGEMENT_NOTICE = (
     "MANAGEMENT is observe, so nothing is written at a provider: `billing-sync management report` shows what would be, "
     "and `billing-sync management manage ORG` manages one organization."
 )
 
 
-def lines(settings: Settings, org_id: str | None = None) -> Iterator[str]:
-    """``org_id``: the organization, if it is one."""
-    if org_id is not None:
-        yield f"`billing-sync status {org_id}` shows the result at the providers."
-    if settings.management == "observe":
-        yield OBSERVED_NOTICE
+def lines(settings: Settings, *org_ids: str) -> Iterator[str]:
+    """``org_ids``: the organizations, if they are known. Of each that is observed it says that nothing is written."""
+    if len(org_ids) == 1:
+        yield f"`billing-sync status {org_ids[0]}` shows the result at the providers."
+    if org_ids:
+        yield from _observed_lines(settings, org_ids)
+    elif settings.management == "observe":
+        yield MANAGEMENT_NOTICE
     if settings.is_embedded:
         yield EMBEDDED_NOTICE
         return
@@ -44,3 +51,23 @@ def lines(settings: Settings, org_id: str | None = None) -> Iterator[str]:
         yield f"No worker can use the broker: {state.queue_problems[0].text}. {BROKER_REFUSES_NOTICE}"
     elif state.refusal is not None:
         yield f"The broker accepts no message: {state.refusal}. {BROKER_REFUSES_NOTICE}"
+
+
+def _observed_lines(settings: Settings, org_ids: Sequence[str]) -> Iterator[str]:
+    with resources.open_database(settings) as database, database.read() as session:
+        for org_id in org_ids:
+            organization = session.get_one(Organization, org_id)
+            its_links = [session.get_one(BillingLink, (org_id, provider)) for provider in PROVIDERS]
+            if management.is_observed(organization, its_links, settings.management):
+                yield (
+                    f"{org_id} is observed, so nothing is written at a provider: `billing-sync management report "
+                    f"{org_id}` shows what would be{_way_out(organization, its_links)}."
+                )
+
+
+def _way_out(organization: Organization, its_links: Sequence[BillingLink]) -> str:
+    if all(link.ownership != "theirs" for link in its_links):
+        return f", and `billing-sync management manage {organization.id}` manages it"
+    if organization.status == "deleted":
+        return ""  # it cannot be adopted; the report says what to end
+    return f", and `billing-sync adopt {organization.id}` adopts what is not ours"
