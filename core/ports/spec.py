@@ -14,6 +14,8 @@ PROVIDER_NAMES: Final[dict[Provider, str]] = {"stripe": "Stripe", "lago": "Lago"
 
 # Code of a ``RejectedError``: the known customer was deleted at the provider, and its subscriptions with it.
 CUSTOMER_DELETED = "customer_deleted"
+# The organization was deleted, and its customer, which is not ours, may go on paying.
+CUSTOMER_NOT_OURS = "customer_not_ours"
 
 # Codes of a ``ConflictError``: somebody changed the payer in Lago, or something else.
 PAYER_CHANGED = "payer_changed"

@@ -72,7 +72,7 @@ class LinkReport:
     credit_is_left: bool
     """No invoice will use the credit: an operator must refund or grant it."""
     observation: Observation | None
-    """Of an observed link: what a reconcile would do."""
+    """What a reconcile would do, as last read while it was observed; None: not read, or managed since."""
     observed_at: datetime | None
     is_theirs: bool
     """Nothing is written to its customer and its subscription before they are adopted."""
@@ -111,8 +111,8 @@ def link_report(
         credit_currency=link.credit_currency if credit_amount is not None else None,
         credit_since=link.credit_since if credit_amount is not None else None,
         credit_is_left=credit_amount is not None and link.subscription_id is None,
-        observation=observation.from_json(link.observation) if link.state == "observed" else None,
-        observed_at=link.observed_at if link.state == "observed" else None,
+        observation=observation.from_json(link.observation),
+        observed_at=link.observed_at,
         is_theirs=link.ownership == "theirs",
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 from core.ports import planned
 from core.ports.errors import ConflictError, ErrorKind, ProviderError
 from core.ports.planned import PlannedStep
+from core.ports.spec import CUSTOMER_NOT_OURS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +23,11 @@ class ObservedProblem:
     @property
     def is_conflict(self) -> bool:
         return self.kind == ConflictError.kind
+
+    @property
+    def is_about_theirs(self) -> bool:
+        """The organization was deleted, so what is theirs can be neither ended by us nor adopted."""
+        return self.code == CUSTOMER_NOT_OURS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

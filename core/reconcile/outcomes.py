@@ -114,6 +114,7 @@ def complete(attempt: SyncAttempt, result: ApplyResult, follow_ups: FollowUps) -
         values = {
             **applied_values(attempt, result),
             **_completion_values(attempt, now, cooldown, is_behind=is_behind),
+            **_unobserved_values(attempt),
             "checks_done": checks_done,
             **_check_values(session, attempt, follow_ups.check_result, now, result),
         }
@@ -285,6 +286,7 @@ def schedule_retry(attempt: SyncAttempt, error: RetryableError, jitter: Jitter =
     with attempt.database.write() as session:
         values = {
             **_error_values(error, now),
+            **_unobserved_values(attempt),
             **leases.RELEASED,
             "not_before": case((_has_new_version(attempt), retry_at_if_changed), else_=retry_at),
             "not_before_reason": "object_limit" if isinstance(error, ObjectThrottledError) else "backoff",
@@ -317,6 +319,7 @@ def park(attempt: SyncAttempt, error: ProviderError) -> float | None:
     with attempt.database.write() as session:
         values = {
             **_error_values(error, now),
+            **_unobserved_values(attempt),
             **leases.RELEASED,
             "state": case((_has_new_version(attempt), "active"), else_=link_states.values_after("parked")["state"]),
             "not_before": now + LINK_COOLDOWN,
@@ -356,6 +359,7 @@ def put_on_hold(attempt: SyncAttempt, error: ConflictError) -> float | None:
         if not is_deleted:
             values |= {
                 **_error_values(error, now),
+                **_unobserved_values(attempt),
                 **link_states.values_after("conflict_found"),
                 "applied_version": _BEHIND_VERSION,
             }
@@ -572,6 +576,11 @@ def _completion_values(
         return values | {"next_sweep_at": now + SWEEP_GRACE}
     # Before a remote check it was in sync already, so the time stays.
     return values if attempt.is_check_only else values | {"synced_at": now}
+
+
+def _unobserved_values(attempt: SyncAttempt) -> dict[str, Any]:
+    """An attempt at a managed organization ends what was observed: from then on the link counts as any other."""
+    return {"observation": None, "observed_at": None} if attempt.may_write else {}
 
 
 def _check_values(

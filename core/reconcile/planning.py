@@ -18,7 +18,7 @@ from core.compare.desired_state import DesiredState, PayerPolicy
 from core.ports.errors import ConflictError, ParkedError, RejectedError
 from core.ports.planned import PlannedStep, WritePlannedError
 from core.ports.provider import BillingProvider, Customer, Intent
-from core.ports.spec import LastKnown
+from core.ports.spec import CUSTOMER_NOT_OURS, PROVIDER_NAMES, LastKnown
 from core.reconcile import remote_check
 from core.reconcile.attempt import SyncAttempt
 from core.reconcile.observation import Observation, problem_of
@@ -118,6 +118,7 @@ class Planner:
         """Raises what is retried, as a reconcile does. What would park the link or put it on hold is the problem."""
         problem = None
         try:
+            self._refuse_theirs_of_deleted()
             self._plan(link)
         except (ParkedError, ConflictError) as error:
             problem = problem_of(error)
@@ -132,6 +133,18 @@ class Planner:
         """Stripe charges for each subscription; Lago where it is to charge, or has a payer now."""
         is_at_stripe = self.billing_provider.provider == "stripe"
         return is_at_stripe or self.desired.is_charging or self.last_known.payer_id is not None
+
+    def _refuse_theirs_of_deleted(self) -> None:
+        """We end what is ours only, and what belongs to a deleted organization cannot be adopted."""
+        attempt, customer_id = self.context.attempt, self.last_known.customer_id
+        if self.desired.active or attempt.link.ownership != "theirs" or customer_id is None:
+            return
+        name = PROVIDER_NAMES[attempt.provider]
+        message = (
+            f"the organization is deleted, but customer {customer_id} in {name} is not ours and may still pay: end its "
+            f"subscriptions in {name}"
+        )
+        raise RejectedError(attempt.provider, message, CUSTOMER_NOT_OURS)
 
     def _plan(self, link: LinkFacts) -> None:
         """Plan one step after the other until nothing is left. Each is planned once, so this ends."""

@@ -11,7 +11,13 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from core.db.base import Base
 from core.db.database import is_read_only
-from core.db.models.billing_links import CREDIT_IS_LEFT, LINK_IS_ACTIVE_WITH_WORK, NEEDS_OPERATOR, BillingLink
+from core.db.models.billing_links import (
+    CREDIT_IS_LEFT,
+    IS_NOT_OBSERVED,
+    LINK_IS_ACTIVE_WITH_WORK,
+    NEEDS_OPERATOR,
+    BillingLink,
+)
 from core.db.models.drift import DriftReportRecord
 from core.db.models.email import Email
 from core.db.models.events import Event
@@ -26,6 +32,7 @@ from core.reporting.heartbeats import PROCESS_KINDS
 
 # The oldest change is looked for among this many links; with more of them, their number matters more than the age.
 MAX_LINKS_SCANNED_FOR_AGE = 10_000
+_IS_BEHIND = text(f"{LINK_IS_ACTIVE_WITH_WORK} AND {IS_NOT_OBSERVED}")
 # They are stored permanently, and nobody marks them as done.
 REJECTED_EVENTS_SHOWN_FOR = timedelta(hours=1)
 
@@ -121,7 +128,7 @@ def last_drift_report(session: Session) -> DriftReportSummary | None:
 
 
 def _link_metrics(session: Session) -> dict[Provider, LinkMetrics]:
-    behind = _count_by(session, text(LINK_IS_ACTIVE_WITH_WORK), BillingLink.provider)
+    behind = _count_by(session, _IS_BEHIND, BillingLink.provider)
     needs_operator = _count_by(session, text(NEEDS_OPERATOR), BillingLink.provider, BillingLink.state)
     payment_problems = count_payment_problems(session)
     credit_left = count_credit_left(session)
@@ -165,7 +172,7 @@ def _behind_since(session: Session, provider: Provider) -> datetime | None:
     changed_at = select(Organization.updated_at).where(Organization.id == BillingLink.org_id).scalar_subquery()
     behind = (
         select(changed_at.label("changed_at"))
-        .where(BillingLink.provider == provider, text(LINK_IS_ACTIVE_WITH_WORK))
+        .where(BillingLink.provider == provider, _IS_BEHIND)
         .order_by(BillingLink.next_sweep_at)
         .limit(MAX_LINKS_SCANNED_FOR_AGE)
         .subquery()

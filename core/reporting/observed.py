@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final
 
 from sqlalchemy import select
@@ -13,32 +14,49 @@ from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Management, Organization
 from core.organizations import management
 from core.ports.spec import PROVIDERS, Provider
-from core.reconcile import observation
+from core.reconcile import link_status, observation
+from core.reconcile.link_status import SyncStatus
 from core.reconcile.observation import Observation
 
 ORGANIZATIONS_PER_PAGE: Final = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedLink:
+    """``status`` observed: nothing is left to read. ``observed_at``: when its observation was read."""
+
+    status: SyncStatus
+    observed_at: datetime | None
+    error_code: str | None
+    error_message: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedOrganization:
     """``mode``: its own; None: the installation's. ``observations`` None: not read since it is observed.
 
-    ``theirs``: the providers whose customer and subscription must be adopted first.
+    ``links``: the state of each now. It may be read again, or be on hold, beside what was read before.
+    ``theirs``: the providers whose customer and subscription must be adopted first; a deleted one cannot be.
     ``without_answer``: those to which a request was sent that has no answer yet; it is not sent again.
     """
 
     org_id: str
     name: str
     mode: Management | None
+    status: str
+    links: dict[Provider, ObservedLink]
     observations: dict[Provider, Observation | None]
     theirs: tuple[Provider, ...]
     without_answer: tuple[Provider, ...]
 
 
 def observed_organizations(
-    session: Session, installation: Management, org_ids: Sequence[str] = ()
+    session: Session, installation: Management, now: datetime, org_ids: Sequence[str] = ()
 ) -> Iterator[ObservedOrganization]:
-    """Those that are observed, of ``org_ids`` or of all, by id. It reads page by page."""
+    """Those that are observed, of ``org_ids`` or of all, by id. It reads page by page.
+
+    Of all, without those that are deleted and at which nothing is left to do.
+    """
     after = ""
     while True:
         query = (
@@ -53,21 +71,36 @@ def observed_organizations(
             links[link.org_id]["stripe" if link.provider == "stripe" else "lago"] = link
         for organization in organizations:
             its_links = links[organization.id]
-            if management.is_observed(organization, its_links.values(), installation):
-                yield _report(organization, its_links)
+            is_listed = bool(org_ids) or organization.status != "deleted" or any(map(_has_work, its_links.values()))
+            if is_listed and management.is_observed(organization, its_links.values(), installation):
+                yield _report(organization, its_links, now)
         session.expunge_all()
 
 
-def _report(organization: Organization, its_links: dict[Provider, BillingLink]) -> ObservedOrganization:
+def _has_work(link: BillingLink) -> bool:
+    found = observation.from_json(link.observation)
+    if found is None:
+        return not link_status.is_synced(link, link.desired_version)
+    return bool(found.steps) or found.problem is not None or link.intent is not None
+
+
+def _report(organization: Organization, its_links: dict[Provider, BillingLink], now: datetime) -> ObservedOrganization:
+    reports = {each: link_status.link_report(its_links[each], now) for each in PROVIDERS if each in its_links}
     return ObservedOrganization(
         org_id=organization.id,
         name=organization.name,
         mode=organization.management,
-        observations={
-            each: observation.from_json(its_links[each].observation) if its_links[each].state == "observed" else None
-            for each in PROVIDERS
-            if each in its_links
+        status=organization.status,
+        links={
+            each: ObservedLink(
+                status=report.status,
+                observed_at=report.observed_at,
+                error_code=report.error_code,
+                error_message=report.error_message,
+            )
+            for each, report in reports.items()
         },
-        theirs=tuple(each for each in PROVIDERS if each in its_links and its_links[each].ownership == "theirs"),
-        without_answer=tuple(each for each in PROVIDERS if each in its_links and its_links[each].intent is not None),
+        observations={each: report.observation for each, report in reports.items()},
+        theirs=tuple(each for each, report in reports.items() if report.is_theirs),
+        without_answer=tuple(each for each in reports if its_links[each].intent is not None),
     )

@@ -18,6 +18,7 @@ from core.db.models.billing_links import (
     CREDIT_IS_LEFT,
     IS_CONFLICT,
     IS_NO_CONFLICT,
+    IS_NOT_OBSERVED,
     LINK_IS_BEHIND,
     NEEDS_OPERATOR,
     BillingLink,
@@ -36,8 +37,13 @@ from core.reporting.metrics import DriftReportSummary, count_credit_left, count_
 
 MAX_FAILURE_GROUPS = 20
 
-_IS_BEHIND = text(f"state = 'active' AND ({LINK_IS_BEHIND})")  # no other table has columns of these names
+_IS_BEHIND = text(
+    f"state = 'active' AND ({LINK_IS_BEHIND}) AND {IS_NOT_OBSERVED}"
+)  # no other table has columns of these names
 _NEEDS_OPERATOR = and_(BillingLink.state != "active", BillingLink.state != "observed")
+_IS_OBSERVED = or_(
+    BillingLink.state == "observed", and_(BillingLink.state == "active", BillingLink.observed_at.is_not(None))
+)
 LinkFilter = Literal["parked", "behind", "unpaid", "credit"]
 _LINK_CONDITIONS: Mapping[LinkFilter, ColumnElement[bool] | TextClause] = {
     "parked": _NEEDS_OPERATOR,
@@ -246,7 +252,7 @@ def error_codes(session: Session) -> list[str]:
 def _provider_summaries(session: Session) -> dict[Provider, ProviderSummary]:
     total = _count_by_provider(session)
     parked = _count_by_provider(session, _NEEDS_OPERATOR)
-    observed = _count_by_provider(session, BillingLink.state == "observed")
+    observed = _count_by_provider(session, _IS_OBSERVED)
     behind = {
         row[0]: (row[1], row[2])
         for row in session.execute(

@@ -10,7 +10,7 @@ from typing import Final
 from core.ports.minor_units import amount_text
 from core.ports.planned import PlannedPrice, PlannedStep, StepKind
 from core.ports.spec import PROVIDER_NAMES, Provider
-from core.reconcile.observation import Observation
+from core.reconcile.observation import Observation, ObservedProblem
 
 _TEMPLATES: Final[Mapping[StepKind, str]] = {
     "create_customer": "create a customer in {name}",
@@ -32,9 +32,14 @@ def sentences(provider: Provider, observation: Observation) -> list[str]:
     """One for each step, then the problem. Without either: that nothing would be done."""
     lines = [_sentence(provider, step, is_paid=observation.is_paid) for step in observation.steps]
     if observation.problem is not None:
-        end = "an operator decides" if observation.problem.is_conflict else "the link is parked"
-        lines.append(f"then {end}: {observation.problem.message}" if lines else f"{end}: {observation.problem.message}")
+        lines.append(f"then {_end(observation.problem)}" if lines else _end(observation.problem))
     return lines or ["nothing"]
+
+
+def _end(problem: ObservedProblem) -> str:
+    if problem.is_about_theirs:
+        return problem.message
+    return f"{'an operator decides' if problem.is_conflict else 'the link is parked'}: {problem.message}"
 
 
 def _sentence(provider: Provider, step: PlannedStep, *, is_paid: bool) -> str:

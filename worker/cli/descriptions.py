@@ -194,13 +194,20 @@ def next_step(link: LinkReport, org_id: str, now: datetime) -> str | None:
 
 
 def _step_while_observed(link: LinkReport, org_id: str) -> str:
+    if (
+        link.observation is not None
+        and link.observation.problem is not None
+        and link.observation.problem.is_about_theirs
+    ):
+        name = PROVIDER_NAMES[link.provider]
+        return f"end its subscriptions in {name}; a deleted organization cannot be adopted, so nothing is written"
     if link.is_theirs:
         return f"adopt it first: `billing-sync adopt {org_id}`; nothing is written before"
     return f"nothing is written; `billing-sync management manage {org_id}` takes these steps"
 
 
 def would_do(link: LinkReport) -> list[str]:
-    """What a reconcile of an observed link would do, a sentence each; empty for any other link."""
+    """What a reconcile would do, a sentence each, as last read while it was observed; empty for any other link."""
     return [] if link.observation is None else planned_changes.sentences(link.provider, link.observation)
 
 

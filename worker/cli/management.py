@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Annotated
+from datetime import datetime
+from typing import Annotated, Final
 
 import typer
 
@@ -15,7 +16,7 @@ from core.ports.minor_units import amount_text
 from core.ports.spec import PROVIDER_NAMES
 from core.reconcile.observation import Observation
 from core.reporting import observed, planned_changes
-from core.reporting.observed import ObservedOrganization
+from core.reporting.observed import ObservedLink, ObservedOrganization
 from worker.cli import cause, descriptions, output, resources, stored_change
 from worker.cli.exit_codes import UsageError
 from worker.config import settings as settings_of
@@ -23,6 +24,13 @@ from worker.config import settings as settings_of
 OrgsArgument = Annotated[
     list[str] | None, typer.Argument(metavar="ORG", help="Ids, beginnings of ids, or exact names.")
 ]
+
+_WITH_REASON: Final = {
+    "parked": "parked",
+    "on_hold": "on hold",
+    "retrying": "it could not be read and is tried again",
+    "provider_down": "it could not be read and is tried again",
+}
 
 
 def observe(*, orgs: OrgsArgument = None) -> None:
@@ -44,24 +52,25 @@ def manage(*, orgs: OrgsArgument = None) -> None:
 def report(*, orgs: OrgsArgument = None, as_json: output.JsonOption = False) -> None:
     """Show what would be written for each observed organization, and what it would change in what is paid.
 
-    JSON: {"installation": mode, "organizations": [{"org_id", "name", "mode", "theirs": [provider], "without_answer":
-    [provider], "observations": {provider: {"version", "is_paid", "steps": [{"kind", "object_id", "fields", "before",
+    JSON: {"installation": mode, "organizations": [{"org_id", "name", "mode", "status", "theirs": [provider],
+    "without_answer": [provider], "links": {provider: {"status", "observed_at", "error_code", "error_message"}},
+    "observations": {provider: {"version", "is_paid", "steps": [{"kind", "object_id", "fields", "before",
     "after", "price_before": {"amount", "currency", "interval"} or null, "price_after", "at_period_end", "effective_at",
     "is_repeat"}], "problem": {"kind", "code", "message"} or null} or null if it was not read yet}}], "money":
     [{"currency", "interval", "at_period_end", "before", "after"}]}. Amounts are in minor units. "is_paid" false: nobody
     pays for it at this provider, because the other one charges.
     """
-    settings = settings_of.read()
+    settings, now = settings_of.read(), utc_now()
     with resources.open_database(settings) as database, database.read() as session:
         ids = [descriptions.find_organization(session, each).id for each in orgs or ()]
-        found = list(observed.observed_organizations(session, settings.management, ids))
+        found = list(observed.observed_organizations(session, settings.management, now, ids))
     money = planned_changes.money_changes(_observations(found))
     if as_json:
         output.show_json({"installation": settings.management, "organizations": found, "money": money})
         return
     output.show(f"MANAGEMENT={settings.management}. Organizations that are observed: {len(found)}.")
     for each in found:
-        output.show("", f"{each.name}  {each.org_id}", *_lines(each))
+        output.show("", f"{each.name}  {each.org_id}", *_lines(each, now))
     for change in money:
         before, after = (amount_text(amount, change.currency) for amount in (change.before, change.after))
         when = "at the end of the periods" if change.at_period_end else "at once"
@@ -85,7 +94,20 @@ def _set_mode(mode: Management, orgs: list[str] | None) -> None:
                 change = ChangeContext(session, utc_now(), cause.of_command("management"))
                 is_changed = management.set_mode(change, organization, mode)
             output.show(f"{org_id}: {mode}." if is_changed else f"{org_id}: {mode} already. Nothing was changed.")
-    output.show(*stored_change.lines(settings))
+    output.show(*stored_change.lines(settings, *ids))
+
+
+def _state_text(link: ObservedLink, now: datetime) -> str:
+    """When it was read, and what keeps the link from being read again, if anything does."""
+    read = "not read yet" if link.observed_at is None else f"read {output.relative_time(link.observed_at, now)}"
+    match link.status:
+        case "observed":
+            return read
+        case "parked" | "on_hold" | "retrying" | "provider_down":
+            reason = f": {link.error_message}" if link.error_message else ""
+            return f"{read}; {_WITH_REASON[link.status]}{reason}"
+        case "in_sync" | "syncing" | "waiting" | "queued":
+            return read if link.observed_at is None else f"{read}; it is read again soon"
 
 
 def _observations(organizations: Iterable[ObservedOrganization]) -> Iterator[Observation]:
@@ -93,11 +115,11 @@ def _observations(organizations: Iterable[ObservedOrganization]) -> Iterator[Obs
         yield from (each for each in organization.observations.values() if each is not None)
 
 
-def _lines(organization: ObservedOrganization) -> Iterator[str]:
+def _lines(organization: ObservedOrganization, now: datetime) -> Iterator[str]:
     for provider, observation in organization.observations.items():
         name = PROVIDER_NAMES[provider]
+        yield f"  {name}: {_state_text(organization.links[provider], now)}"
         if observation is None:
-            yield f"  {name}: not read yet"
             continue
         for sentence in planned_changes.sentences(provider, observation):
             yield f"  {name}: {sentence}"
@@ -106,5 +128,5 @@ def _lines(organization: ObservedOrganization) -> Iterator[str]:
             f"  {PROVIDER_NAMES[provider]}: a request that was sent before has no answer. It is not sent again while "
             "the organization is observed"
         )
-    if organization.theirs:
+    if organization.theirs and organization.status != "deleted":
         yield f"  adopt it first: `billing-sync adopt {organization.org_id}`"

@@ -58,6 +58,8 @@ CREDIT_IS_LEFT = "credit_amount > 0 AND subscription_id IS NULL"
 HAS_ROUTINE_CHECKS = "((state = 'active' AND subscription_id IS NOT NULL) OR state = 'observed')"
 LINK_IS_OBSERVED = "billing_links.state = 'observed'"
 """A literal: it is the condition of a partial index."""
+IS_NOT_OBSERVED = "billing_links.observed_at IS NULL"
+"""Also a link that is read again is observed: its version is behind for as long as nothing may be written."""
 LINK_HAS_WORK = f"{LINK_IS_BEHIND} OR checks_done < checks_requested"
 
 
@@ -140,8 +142,12 @@ class BillingLink(Leased, Base):
     checks_done: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
     """Number of them that are done; if it is lower, a remote check is due."""
     observation: Mapped[dict[str, Any] | None]
-    """Of an observed link: ``core.reconcile.observation.Observation``, the steps that would be taken."""
+    """``core.reconcile.observation.Observation``, the steps that would be taken, as last read while it was observed.
+
+    Also while the link is read again, waits or is on hold. NULL again after an attempt while it is managed.
+    """
     observed_at: Mapped[datetime | None]
+    """When ``observation`` was read; NULL together with it. Until then a link with work is not behind."""
     routine_check_at: Mapped[datetime | None]
     """When its last routine check was requested, since a webhook may get lost."""
     payment_status: Mapped[PaymentStatus | None] = mapped_column(String(16))

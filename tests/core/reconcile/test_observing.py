@@ -13,9 +13,10 @@ from core.db.models.events import Event
 from core.db.models.history import LinkHistory
 from core.drift.repairer import OBSERVED_REASON
 from core.ports.planned import PlannedStep
-from core.ports.spec import PROVIDERS, Provider
+from core.ports.spec import PROVIDER_NAMES, PROVIDERS, Provider
 from core.reconcile import due_links
 from core.reporting import metrics, overview, problems
+from core.reporting.observed import ObservedOrganization, observed_organizations
 from tests.support.adopted import PAYER, Adopted, adopt_at_lago, adopt_at_stripe
 from tests.support.drift_harness import DriftHarness, price_of
 from tests.support.sync_world import CREATE_CUSTOMER_REQUEST, SyncWorld
@@ -466,6 +467,122 @@ def test_a_report_that_was_made_before_repairs_nothing_either(world: SyncWorld) 
     (not_repaired,) = harness.repair(report).not_repaired
     assert (not_repaired.parked, not_repaired.reason) == (False, OBSERVED_REASON)
     assert writes(world) == []
+
+
+# What is reported.
+
+
+def report_of(world: SyncWorld, org_id: str) -> ObservedOrganization:
+    with world.database.read() as session:
+        (found,) = observed_organizations(session, world.management, world.now, [org_id])
+    return found
+
+
+@both
+def test_what_was_read_is_reported_until_an_attempt_while_it_is_managed(world: SyncWorld, provider: Provider) -> None:
+    world.management = "observe"
+    org_id = world.create()
+    observed(world, org_id)
+    before = report_of(world, org_id)
+    world.wait(3600)
+    world.rename(org_id, "Acme GmbH")
+    waiting = report_of(world, org_id)
+    assert waiting.observations == before.observations
+    assert waiting.observations[provider] is not None
+    assert (waiting.links[provider].status, waiting.links[provider].observed_at) == (
+        "queued",
+        before.links[provider].observed_at,
+    )
+    world.set_mode(org_id, "manage")
+    world.reconcile_until_idle(org_id)
+    assert world.is_in_sync(org_id)
+    link = world.link(org_id, provider)
+    assert (link.observation, link.observed_at) == (None, None)
+
+
+@pytest.mark.parametrize("ends", ["completed", "failed", "parked"])
+def test_an_attempt_while_it_is_managed_ends_what_was_observed(world: SyncWorld, ends: str) -> None:
+    org_id = synced(world)
+    world.set_mode(org_id, "observe")
+    observed(world, org_id)
+    customer_id = world.link(org_id, "stripe").customer_id
+    assert customer_id is not None
+    world.wait(10)
+    world.set_mode(org_id, "manage")
+    world.rename(org_id, "Acme GmbH")
+    if ends == "failed":
+        world.sandbox.add_fault("stripe", "POST /v1/customers/{id}", "500_before", times=9)
+    if ends == "parked":
+        world.sandbox.delete("stripe", "customers", customer_id)
+    world.run(org_id, "stripe")
+    link = world.link(org_id, "stripe")
+    assert (link.state, link.error_kind is None) == ("parked" if ends == "parked" else "active", ends == "completed")
+    assert (link.observation, link.observed_at) == (None, None)
+
+
+def test_a_link_that_could_not_be_read_again_says_why_beside_what_was_read(world: SyncWorld) -> None:
+    org_id = synced(world)
+    world.set_mode(org_id, "observe")
+    observed(world, org_id)
+    world.wait(10)
+    world.rename(org_id, "Acme GmbH")
+    world.sandbox.add_fault("stripe", "GET /v1/customers/{id}", "500_before", times=9)
+    world.run(org_id, "stripe")
+    found = report_of(world, org_id)
+    assert found.observations["stripe"] is not None
+    assert found.links["stripe"].status == "retrying"
+    assert found.links["stripe"].error_message is not None
+
+
+def test_a_deleted_organization_without_work_is_not_listed(world: SyncWorld) -> None:
+    ended = synced(world)
+    world.change_status(ended, "deleted")
+    world.reconcile_until_idle(ended)
+    paying = synced(world, name="Beta")
+    world.management = "observe"
+    world.change_status(paying, "deleted")
+    world.reconcile_until_idle(paying)
+    with world.database.read() as session:
+        listed = [each.org_id for each in observed_organizations(session, "observe", world.now)]
+    assert listed == [paying]
+    assert report_of(world, ended).status == "deleted"
+
+
+def test_a_deleted_organization_whose_customer_is_not_ours_may_still_pay(world: SyncWorld) -> None:
+    org_id = adopt_at_lago(world, Adopted(marks="none"))
+    with world.database.write() as session:
+        for provider in PROVIDERS:
+            session.get_one(BillingLink, (org_id, provider)).ownership = "theirs"
+    world.change_status(org_id, "deleted")
+    observed(world, org_id)
+    for provider in PROVIDERS:
+        problem = world.observation(org_id, provider).problem
+        assert problem is not None
+        assert (problem.code, problem.is_about_theirs) == ("customer_not_ours", True)
+        customer_id, name = world.link(org_id, provider).customer_id, PROVIDER_NAMES[provider]
+        assert f"customer {customer_id} in {name} is not ours and may still pay" in problem.message
+    with world.database.read() as session:
+        assert [each.org_id for each in observed_organizations(session, "manage", world.now)] == [org_id]
+
+
+def test_a_link_that_is_read_again_is_not_behind_since_the_change_that_was_observed(world: SyncWorld) -> None:
+    world.management = "observe"
+    org_id = world.create()
+    observed(world, org_id)
+    world.wait(86400)
+    with world.database.write() as session:
+        for provider in PROVIDERS:
+            due_links.request_routine_checks(session, provider, timedelta(0), 10, world.now, only_observed=True)
+    for provider in PROVIDERS:
+        assert world.link(org_id, provider).state == "active"
+    with world.database.read() as session:
+        found, measured = overview.summarize(session), metrics.read(session, world.now)
+        behind = overview.list_organizations(session, world.now, plan=None, search=None, limit=9, links=["behind"])
+    assert behind.total == 0
+    for provider in PROVIDERS:
+        summary, at_provider = found.providers[provider], measured.links[provider]
+        assert (summary.in_sync, summary.behind, summary.behind_since, summary.observed) == (0, 0, None, 1)
+        assert (at_provider.behind, at_provider.behind_since) == (0, None)
 
 
 def test_it_is_neither_behind_nor_parked_in_what_is_reported(world: SyncWorld) -> None:

@@ -15,6 +15,7 @@ from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
 from core.org_manager import OrgManager
 from core.ports.planned import PlannedPrice, PlannedStep
+from core.ports.spec import CUSTOMER_NOT_OURS
 from core.reconcile import observation
 from core.reconcile.observation import Observation, ObservedProblem
 from tests.support import console
@@ -95,6 +96,7 @@ def test_the_report_shows_each_step_with_its_money(folder: Path, manager: OrgMan
         "19.00 USD monthly → 99.00 USD monthly"
     ) in shown
     assert "Lago: not read yet" in shown
+    assert " ago Stripe: update the customer" in shown
     assert "All steps together, monthly, at once: 19.00 USD → 99.00 USD" in shown
     assert "Managed" not in shown
     document = json.loads(console.run(folder, "management", "report", "--json").stdout)
@@ -143,9 +145,75 @@ def test_what_is_not_ours_is_to_be_adopted_first(folder: Path, manager: OrgManag
     assert f"adopt it first: `billing-sync adopt {org_id}`" in shown
 
 
+def test_a_link_on_hold_or_that_is_read_again_is_said_beside_what_was_read(folder: Path, manager: OrgManager) -> None:
+    org_id = manager.create_organization("Acme")
+    console.run(folder, "management", "observe", org_id)
+    observe_with(folder, org_id, Observation(version=2, steps=STEPS))
+    database = database_of(folder)
+    with database.write() as session:
+        session.get_one(BillingLink, (org_id, "stripe")).state = "active"
+        lago = session.get_one(BillingLink, (org_id, "lago"))
+        lago.state, lago.error_kind, lago.error_message = "on_hold", "import", "two customers have this id"
+    database.close()
+    shown = " ".join(console.run(folder, "management", "report", settings={"COLUMNS": "200"}).stdout.split())
+    assert " ago; it is read again soon" in shown
+    assert "Stripe: update the customer cus_1 in Stripe: name, email" in shown
+    assert "All steps together, monthly, at once: 19.00 USD → 99.00 USD" in shown
+    assert "Lago: not read yet; on hold: two customers have this id" in shown
+
+
+def test_what_a_deleted_organization_has_that_is_not_ours_is_to_be_ended(folder: Path, manager: OrgManager) -> None:
+    org_id = manager.create_organization("Acme")
+    problem = ObservedProblem(kind="rejected", code=CUSTOMER_NOT_OURS, message="customer cus_1 may still pay")
+    observe_with(folder, org_id, Observation(version=1, problem=problem))
+    database = database_of(folder)
+    with database.write() as session:
+        session.get_one(BillingLink, (org_id, "stripe")).ownership = "theirs"
+        session.get_one(Organization, org_id).status = "deleted"
+    database.close()
+    shown = console.run(folder, "management", "report", settings={"COLUMNS": "200"}).stdout
+    assert "Stripe: customer cus_1 may still pay" in shown
+    assert "adopt it first" not in shown
+    status = console.run(folder, "status", org_id, settings={"COLUMNS": "200"}).stdout
+    assert "end its subscriptions in Stripe" in status
+    assert "adopt it first" not in status
+
+
+@pytest.mark.parametrize("words", [("set", "--name", "Beta", "--yes"), ("retry",)])
+def test_a_stored_change_says_of_the_organization_whether_it_is_observed(
+    folder: Path, manager: OrgManager, words: tuple[str, ...]
+) -> None:
+    org_id = manager.create_organization("Acme")
+    command, *options = words
+
+    def stored(management: str) -> str:
+        settings = {"MANAGEMENT": management, "COLUMNS": "200"}
+        return console.run(folder, command, org_id, *options, settings=settings).stdout
+
+    def rename_back() -> None:
+        console.run(folder, "set", org_id, "--name", "Acme", "--yes")
+
+    notice = f"{org_id} is observed, so nothing is written at a provider: `billing-sync management report {org_id}`"
+    assert "is observed" not in stored("manage")
+    rename_back()
+    console.run(folder, "management", "observe", org_id)
+    shown = stored("manage")
+    assert notice in shown
+    assert f"`billing-sync management manage {org_id}` manages it" in shown
+    console.run(folder, "management", "manage", org_id)
+    rename_back()
+    assert "nothing is written" not in stored("observe")
+    rename_back()
+    database = database_of(folder)
+    with database.write() as session:
+        session.get_one(BillingLink, (org_id, "lago")).ownership = "theirs"
+    database.close()
+    assert f"`billing-sync adopt {org_id}` adopts what is not ours" in stored("manage")
+
+
 def test_a_stored_change_says_that_nothing_is_written(folder: Path, manager: OrgManager) -> None:
     org_id = manager.create_organization("Acme")
     shown = console.run(
         folder, "set", org_id, "--name", "Beta", "--yes", settings={"MANAGEMENT": "observe", "COLUMNS": "200"}
     ).stdout
-    assert "MANAGEMENT is observe, so nothing is written at a provider" in shown
+    assert f"{org_id} is observed, so nothing is written at a provider" in shown
