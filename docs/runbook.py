@@ -85,6 +85,12 @@ LINK_CODES: Final[Mapping[str, Entry]] = {
         "`billing-sync parked`.",
         f"`billing-sync set-customer-id ORG --stripe ID` (or `--lago`); {RETRY} creates a new customer instead.",
     ),
+    "customer_not_ours": Entry(
+        "An observed organization was deleted, and its customer at the provider is not ours.",
+        "Its id came from outside and was never adopted, so billing-sync ends nothing there.",
+        f"{STATUS}, which names the customer.",
+        "End its subscriptions at the provider; a deleted organization cannot be adopted.",
+    ),
     "double_charging": Entry(
         "Both providers would charge for the organization, so this one does not begin.",
         "The charging provider changes, and the former one has not stopped; or somebody sold a subscription by hand.",
