@@ -285,8 +285,7 @@ def schedule_retry(attempt: SyncAttempt, error: RetryableError, jitter: Jitter =
     retry_at, retry_at_if_changed = now + timedelta(seconds=seconds), now + timedelta(seconds=seconds_if_changed)
     with attempt.database.write() as session:
         values = {
-            **_error_values(error, now),
-            **_unobserved_values(attempt),
+            **_error_values(attempt, error, now),
             **leases.RELEASED,
             "not_before": case((_has_new_version(attempt), retry_at_if_changed), else_=retry_at),
             "not_before_reason": "object_limit" if isinstance(error, ObjectThrottledError) else "backoff",
@@ -318,8 +317,7 @@ def park(attempt: SyncAttempt, error: ProviderError) -> float | None:
     now = attempt.clock()
     with attempt.database.write() as session:
         values = {
-            **_error_values(error, now),
-            **_unobserved_values(attempt),
+            **_error_values(attempt, error, now),
             **leases.RELEASED,
             "state": case((_has_new_version(attempt), "active"), else_=link_states.values_after("parked")["state"]),
             "not_before": now + LINK_COOLDOWN,
@@ -358,8 +356,7 @@ def put_on_hold(attempt: SyncAttempt, error: ConflictError) -> float | None:
         }
         if not is_deleted:
             values |= {
-                **_error_values(error, now),
-                **_unobserved_values(attempt),
+                **_error_values(attempt, error, now),
                 **link_states.values_after("conflict_found"),
                 "applied_version": _BEHIND_VERSION,
             }
@@ -607,9 +604,10 @@ def _check_values(
     )
 
 
-def _error_values(error: ProviderError, now: datetime) -> dict[str, Any]:
+def _error_values(attempt: SyncAttempt, error: ProviderError, now: datetime) -> dict[str, Any]:
     """An error ends the wait for the payer: later the link waits for it again."""
     return {
+        **_unobserved_values(attempt),
         "waiting_since": None,
         "error_kind": error.kind,
         "error_code": error.code,
