@@ -96,7 +96,8 @@ class LagoInventory:
             response_type=CustomerResponse,
         )
         found = self._client.send_or_none("customer_not_found", request, self._permits)
-        if found is None:
+        # A proxy may have turned the %2E of an id into a dot, and Lago reads what follows a dot as a format.
+        if found is None or found.external_id != customer_id:
             return None
         coupons, _ = self._client.list_page(
             self._coupons_request(f"the coupons of customer {customer_id}", external_customer_id=customer_id),

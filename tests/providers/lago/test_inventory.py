@@ -13,6 +13,8 @@ from providers.lago.client import LagoClient
 from providers.lago.inventory import LagoInventory
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
+from tests.support.scripted_lago import Reply, ScriptedLago
+from tests.support.scripted_lago import customer as shown_customer
 
 PLAN = {"amount_currency": "USD", "interval": "monthly", "pay_in_advance": True}
 
@@ -78,6 +80,18 @@ def test_a_customer_and_the_payer_that_lago_charges(sandbox: SandboxClient, inve
 
 def test_an_id_with_a_dot_cannot_be_addressed(sandbox: SandboxClient, inventory: LagoInventory) -> None:
     assert not customer(sandbox, inventory, external_id="acme.com").is_addressable
+
+
+def test_an_answer_with_another_id_than_the_one_requested_is_nobody() -> None:
+    """For Lago ``/customers/acme.com`` is customer ``acme``, and a proxy may turn ``%2E`` into that dot."""
+    script = ScriptedLago()
+    client = LagoClient(script.url, "key", 10.0)
+    try:
+        script.respond_with(shown_customer(external_id="acme"), Reply(200, {"applied_coupons": [], "meta": {}}))
+        assert LagoInventory(client).customer("acme.com") is None
+    finally:
+        client.close()
+        script.close()
 
 
 def test_nor_can_the_subscription_with_such_an_id(sandbox: SandboxClient, inventory: LagoInventory) -> None:
