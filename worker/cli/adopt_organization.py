@@ -54,7 +54,10 @@ def adopt(  # noqa: PLR0913 - its options
     stripe: Annotated[str | None, typer.Option(metavar="cus_…", help="Its customer in Stripe.")] = None,
     lago: Annotated[str | None, typer.Option(metavar="EXTERNAL_ID", help="Its customer in Lago.")] = None,
     without_marks: Annotated[
-        bool, typer.Option("--without-marks", help="Leave the metadata in Stripe as it is, also later.")
+        bool,
+        typer.Option(
+            "--without-marks", help="Add no metadata in Stripe until its first plan change, which needs ours."
+        ),
     ] = False,
     yes: confirmation.YesOption = False,
 ) -> None:

@@ -53,7 +53,10 @@ def apply(  # noqa: PLR0913 - its options
         int | None, typer.Option(min=1, metavar="N", help="Adopt the next N that are not adopted yet.")
     ] = None,
     without_marks: Annotated[
-        bool, typer.Option("--without-marks", help="Leave the metadata in Stripe as it is, also later.")
+        bool,
+        typer.Option(
+            "--without-marks", help="Add no metadata in Stripe until its first plan change, which needs ours."
+        ),
     ] = False,
     yes: confirmation.YesOption = False,
     as_json: output.JsonOption = False,
