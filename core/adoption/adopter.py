@@ -89,6 +89,8 @@ class Adopter:
                 return before
             kind: AdoptionResultKind = "left" if error.is_left else "rejected"
             return AdoptionResult(row=row, kind=kind, org_id=row.org_id, reason=error.reason)
+        if adopted.is_adopted_before:
+            return AdoptionResult(row=row, kind="already_adopted", org_id=adopted.org_id)
         org_id = None if self.is_dry_run and adopted.is_new else adopted.org_id
         return AdoptionResult(row=row, kind="adopted", org_id=org_id, remarks=adopted.remarks, is_new=adopted.is_new)
 

@@ -50,11 +50,12 @@ class AdoptionRules:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdoptedOrganization:
-    """``remarks``: what an operator should know, in sentences."""
+    """``remarks``: what an operator should know, in sentences. ``is_adopted_before``: nothing was stored."""
 
     org_id: str
-    is_new: bool
-    remarks: tuple[str, ...]
+    is_new: bool = False
+    remarks: tuple[str, ...] = ()
+    is_adopted_before: bool = False
 
 
 def adopted_before(session: Session, row: AdoptionRow) -> str | None:
@@ -75,6 +76,10 @@ def adopt(change: ChangeContext, row: AdoptionRow, objects: Objects, rules: Adop
     plan = guards.plan_of(row, rules.catalog)
     guards.refuse_objects(row, plan, objects, rules.catalog, rules.policy)
     acquire_advisory_locks(change.session, *guards.identity_names(objects))
+    # Another run may have adopted it while this one waited, and its reads were newer.
+    if (adopted_id := adopted_before(change.session, row)) is not None:
+        return AdoptedOrganization(org_id=adopted_id, is_adopted_before=True)
+    guards.refuse_marks(change.session, row, objects)
     try:
         organization = _organization(change, row, objects, plan, rules.catalog)
         links = _links(change.session, organization.id)
@@ -119,6 +124,7 @@ def _organization(
         message = f"there is no organization {row.org_id}: leave org_id empty for a new one, or correct the row"
         raise NotAdoptedError(message)
     guards.refuse_organization(organization, plan)
+    guards.refuse_changed_values(organization, row)
     return organization
 
 

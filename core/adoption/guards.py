@@ -12,6 +12,8 @@ from typing import Final
 from sqlalchemy import ColumnElement, or_, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from core.adoption import matching
+from core.adoption.matching import AccountCustomer
 from core.adoption.prices import catalog_text, interval_name, interval_text
 from core.adoption.provider_objects import ProviderObjects
 from core.adoption.row import AdoptionRow
@@ -19,6 +21,7 @@ from core.catalog.plans import Catalog, CatalogPlan
 from core.compare.desired_state import PayerPolicy
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
+from core.db.models.providers import ProviderStatus
 from core.ports.external_ids import unaddressable_reason
 from core.ports.inventory import InventoryItem, InventorySubscription
 from core.ports.minor_units import amount_text
@@ -239,6 +242,48 @@ def refuse_organization(organization: Organization, plan: CatalogPlan) -> None:
             f"write a plan_tier in {organization.currency} into the row"
         )
         raise NotAdoptedError(message)
+
+
+def refuse_changed_values(organization: Organization, row: AdoptionRow) -> None:
+    """A name or address that is ours and that the row does not show must not be overwritten.
+
+    A row without our name shows nothing of ours: an operator wrote the organization into it.
+    """
+    if row.our_name is None:
+        return
+    values = {
+        "name": (row.our_name, organization.name),
+        "email": (row.our_email, organization.billing_email),
+    }
+    changed = [
+        f"our {field} of {organization.id} was {before or 'none'} and is {now or 'none'}"
+        for field, (before, now) in values.items()
+        if (before or None) != (now or None)
+    ]
+    if changed:
+        message = f"it changed: {'; '.join(changed)}: {DISCOVER_AGAIN}"
+        raise NotAdoptedError(message, is_left=True)
+
+
+def refuse_marks(session: Session, row: AdoptionRow, objects: Objects) -> None:
+    """Complete marks name one organization, which must be the row's.
+
+    Those that another database wrote count, too, if they name an organization of ours (``core.adoption.matching``).
+    """
+    database_id = session.get_one(ProviderStatus, "stripe").database_id
+    for provider, found in objects.items():
+        subscriptions = (found.subscription,) if found.subscription is not None else ()
+        customer = AccountCustomer(provider=provider, customer=found.customer, subscriptions=subscriptions)
+        marked = matching.marks_of(customer)
+        known = set(session.scalars(select(Organization.id).where(Organization.id.in_(marked))))
+        for reason in matching.foreign_marks(customer, known, database_id):
+            raise NotAdoptedError(reason)
+        for org_id in sorted(known - {row.org_id}):
+            message = (
+                f"{customer.phrase} has the marks of {org_id}: write that into org_id, or remove its "
+                "billing_sync_org_id metadata"
+            )
+            raise NotAdoptedError(message)
 
 
 def refuse_link(link: BillingLink, found: ProviderObjects | None) -> None:

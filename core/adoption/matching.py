@@ -124,7 +124,7 @@ def named_organizations(
 ) -> dict[str, StrongKey]:
     """The organizations of ours that strong keys of this customer name, and by which key; usually none or one."""
     named: dict[str, StrongKey] = {}
-    for org_id in _marks(each):
+    for org_id in marks_of(each):
         if org_id in organizations:
             named[org_id] = "marks"
     for organization in organizations.values():
@@ -206,7 +206,7 @@ def _pairs(cluster: Cluster) -> Iterator[dict[Provider, AccountCustomer]]:
             yield {"stripe": each}
 
 
-def _marks(each: AccountCustomer) -> dict[str, str | None]:
+def marks_of(each: AccountCustomer) -> dict[str, str | None]:
     """The organizations in the marks of the customer and of its subscriptions, with the database that wrote each."""
     marks = {each.customer.org_id: each.customer.database_id}
     for subscription in each.subscriptions:
@@ -222,7 +222,7 @@ def _conflicts(cluster: Cluster, named: Mapping[str, list[tuple[AccountCustomer,
             "leave one customer at Stripe and one at Lago for each organization"
         )
     for each in cluster.customers:
-        yield from _foreign_marks(each, cluster)
+        yield from foreign_marks(each, cluster.organizations, cluster.database_id)
     if len(named) > 1:
         yield _several_organizations(named)
     yield from _payer_conflicts(cluster)
@@ -233,11 +233,12 @@ def _conflicts(cluster: Cluster, named: Mapping[str, list[tuple[AccountCustomer,
         yield from _other_links(cluster, cluster.organizations[org_id])
 
 
-def _foreign_marks(each: AccountCustomer, cluster: Cluster) -> Iterator[str]:
-    for org_id, database_id in _marks(each).items():
-        if org_id in cluster.organizations:
+def foreign_marks(each: AccountCustomer, known: Collection[str], database_id: str) -> Iterator[str]:
+    """A sentence for each mark that names none of the ``known`` organizations. ``database_id``: ours."""
+    for org_id, written_by in marks_of(each).items():
+        if org_id in known:
             continue
-        if database_id == cluster.database_id:
+        if written_by == database_id:
             yield (
                 f"{each.phrase} has the marks of {org_id}, which this database wrote and does not have: it was "
                 "restored to an earlier time; restore what was lost, or remove its billing_sync_org_id metadata"

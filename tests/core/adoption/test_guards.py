@@ -12,6 +12,7 @@ import pytest
 from core.adoption.row import AdoptionRow
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
+from core.db.models.providers import ProviderStatus
 from core.events.event_types import ChangeContext
 from core.organizations import commands
 from core.organizations.commands import NewOrganization
@@ -203,3 +204,64 @@ def test_a_dry_run_stores_nothing_and_a_limit_counts_what_is_adopted(theirs: Ado
     assert [each.kind for each in first] == ["rejected", "adopted", "adopted", "not_tried"]
     second = list(theirs.adopter().apply([*rows, replace(rows[3], action="skip")], limit=2))
     assert [each.kind for each in second] == ["rejected", "already_adopted", "already_adopted", "adopted", "skipped"]
+
+
+@pytest.mark.parametrize("marked", ["customer", "subscription"])
+@pytest.mark.parametrize("by", ["another organization", "another database", "a database of before"])
+def test_marks_of_somebody_else_are_refused_also_without_marks(theirs: AdoptionHarness, marked: str, by: str) -> None:
+    """Complete marks name the organization and the database. An operator may have changed the row's org_id."""
+    org_id = theirs.world.create("Acme", "professional")
+    other = theirs.world.create("Globex", "professional") if by == "another organization" else "org_elsewhere"
+    with theirs.world.database.read() as session:
+        ours = session.get_one(ProviderStatus, "stripe").database_id
+    database_id = ours if by == "a database of before" else "another"
+    marks = {"billing_sync_org_id": other, "billing_sync_database_id": database_id}
+    theirs.world.set_charging_provider("stripe")
+    stripe = theirs.stripe_customer(metadata=marks if marked == "customer" else {})
+    theirs.world.sandbox.preload_stripe_subscription(
+        stripe, str(price_of(theirs)["id"]), metadata=marks if marked == "subscription" else {}
+    )
+    found = theirs.row(stripe=stripe, org_id=org_id)
+    for with_marks in (True, False):
+        for each in (found, replace(found, org_id=None)):
+            result = theirs.adopt(each, with_marks=with_marks)
+            assert result.kind == "rejected"
+            assert f"has the marks of {other}" in str(result.reason)
+    assert theirs.world.link(org_id, "stripe").ownership == "ours"
+    assert theirs.writes() == []
+
+
+def test_our_own_marks_count_whatever_database_wrote_them(theirs: AdoptionHarness) -> None:
+    """The database was restored or copied: ids of organizations are random, so it is the same one."""
+    org_id = theirs.world.create("Acme", "professional")
+    marks = {"billing_sync_org_id": org_id, "billing_sync_database_id": "before"}
+    theirs.world.set_charging_provider("stripe")
+    stripe = theirs.stripe_customer(metadata=marks)
+    theirs.world.sandbox.preload_stripe_subscription(stripe, str(price_of(theirs)["id"]), metadata=marks)
+    assert theirs.adopt(theirs.row(stripe=stripe, org_id=org_id)).kind == "adopted"
+
+
+def test_a_change_of_our_own_name_or_address_after_the_table_was_written_is_not_overwritten(
+    theirs: AdoptionHarness, row: AdoptionRow
+) -> None:
+    org_id = str(row.org_id)
+    shown = replace(row, our_name="Acme", our_email=None)
+    theirs.world.rename(org_id, "Acme GmbH")
+    assert_refused(theirs, shown, "left", f"it changed: our name of {org_id} was Acme and is Acme GmbH")
+    renamed = replace(shown, our_name="Acme GmbH")
+    theirs.world.change(org_id, set_email)
+    assert_refused(theirs, renamed, "left", f"it changed: our email of {org_id} was none and is new@acme.test")
+    organization = theirs.world.organization(org_id)
+    assert (organization.name, organization.billing_email) == ("Acme GmbH", "new@acme.test")
+    assert theirs.adopt(replace(renamed, our_email="new@acme.test")).kind == "adopted"
+
+
+def set_email(_: ChangeContext, organization: Organization) -> None:
+    organization.billing_email = "new@acme.test"
+
+
+def test_an_organization_that_an_operator_wrote_into_the_row_has_nothing_of_ours_to_compare(
+    theirs: AdoptionHarness, row: AdoptionRow
+) -> None:
+    theirs.world.change(str(row.org_id), set_email)
+    assert theirs.adopt(row).kind == "adopted"
