@@ -275,10 +275,10 @@ def refuse_marks(session: Session, row: AdoptionRow, objects: Objects) -> None:
         subscriptions = (found.subscription,) if found.subscription is not None else ()
         customer = AccountCustomer(provider=provider, customer=found.customer, subscriptions=subscriptions)
         marked = matching.marks_of(customer)
-        known = set(session.scalars(select(Organization.id).where(Organization.id.in_(marked))))
-        for reason in matching.foreign_marks(customer, known, database_id):
+        our_ids = set(session.scalars(select(Organization.id).where(Organization.id.in_(marked))))
+        for reason in matching.foreign_marks(customer, our_ids, database_id):
             raise NotAdoptedError(reason)
-        for org_id in sorted(known - {row.org_id}):
+        for org_id in sorted(our_ids - {row.org_id}):
             message = (
                 f"{customer.phrase} has the marks of {org_id}: write that into org_id, or remove its "
                 "billing_sync_org_id metadata"

@@ -233,10 +233,10 @@ def _conflicts(cluster: Cluster, named: Mapping[str, list[tuple[AccountCustomer,
         yield from _other_links(cluster, cluster.organizations[org_id])
 
 
-def foreign_marks(each: AccountCustomer, known: Collection[str], database_id: str) -> Iterator[str]:
-    """A sentence for each mark that names none of the ``known`` organizations. ``database_id``: ours."""
+def foreign_marks(each: AccountCustomer, our_ids: Collection[str], database_id: str) -> Iterator[str]:
+    """A sentence for each mark that names none of the organizations ``our_ids``. ``database_id``: ours."""
     for org_id, written_by in marks_of(each).items():
-        if org_id in known:
+        if org_id in our_ids:
             continue
         if written_by == database_id:
             yield (
