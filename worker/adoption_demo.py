@@ -205,8 +205,8 @@ def _adopt(demo: _Demo, show_rows: ShowRows) -> list[AdoptionRow]:
     demo.run("adopt", "discover", "--out", TABLE_FILE)
     rows = read_table(demo.folder / TABLE_FILE)
     show_rows(rows)
-    demo.run("adopt", "apply", TABLE_FILE, "--limit", str(FIRST_ADOPTED))
-    demo.run("adopt", "apply", TABLE_FILE)
+    demo.run("adopt", "apply", TABLE_FILE, "--limit", str(FIRST_ADOPTED), "--yes")
+    demo.run("adopt", "apply", TABLE_FILE, "--yes")
     writes = [call for call in demo.sandbox.calls() if call.method != "GET"]
     demo.write_line(f"{len(writes)} requests until now could write at a provider")
     return rows

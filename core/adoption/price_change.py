@@ -25,16 +25,18 @@ class PriceChange:
 
 
 def price_change(row: AdoptionRow, catalog: Catalog) -> PriceChange | None:
-    """None: the row asks for none, or it will be rejected. The quantity stays."""
+    """None: the row asks for none, or it will be rejected, or its charge begins. The quantity stays."""
     plan = catalog.plans.get(row.plan_tier or "")
     if row.action != "change-to-catalog" or plan is None:
         return None
     side = row.sides.get(plan.charged_by)
-    is_comparable = side is not None and side.currency == plan.currency
-    quantity = side.quantity if side is not None and side.quantity is not None else 1
+    if side is None or side.subscription_id is None:
+        return None
+    is_comparable = side.currency == plan.currency
+    quantity = side.quantity if side.quantity is not None else 1
     return PriceChange(
         row=row,
-        before=side.amount if side is not None and is_comparable else None,
+        before=side.amount if is_comparable else None,
         after=plan.amount * quantity,
         currency=plan.currency,
         interval=plan.interval,

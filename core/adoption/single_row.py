@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from core.adoption.adopter import ReadInventory
 from core.adoption.clusters import load_organizations
 from core.adoption.guards import NotAdoptedError
-from core.adoption.matching import AccountCustomer, AdoptionOrganization, Cluster, LinkIdentity, matches_of
+from core.adoption.matching import AccountCustomer, AdoptionOrganization, Cluster, LinkIdentity, is_managed, matches_of
 from core.adoption.proposal import ProposalRules, propose
 from core.adoption.row import AdoptionRow
 from core.db.database import Database
@@ -45,7 +45,25 @@ class SingleRow:
         cluster = Cluster(customers=tuple(customers), organizations=organizations, database_id=database_id)
         matches = matches_of(cluster)
         ours = [each for each in matches if each.organization is not None and each.organization.id == org_id]
-        return propose((ours or matches)[0], self.rules)
+        match = (ours or matches)[0]
+        row = propose(match, self.rules)
+        if not is_managed(match):
+            self._refuse_unknown_lago_customer(row)
+        return row
+
+    def _refuse_unknown_lago_customer(self, row: AdoptionRow) -> None:
+        """Lago may charge the Stripe customer already, under any external id, and its API finds nobody by the payer."""
+        plan = self.rules.catalog.plans.get(row.plan_tier or "")
+        is_safe = row.action in {"skip", "conflict"} or plan is None or plan.charged_by != "lago"
+        if is_safe or "lago" in row.sides:
+            return
+        customer_id = row.sides["stripe"].customer_id
+        message = (
+            f"Lago charges for plan {row.plan_tier}, and may charge {customer_id} under an external id that is not "
+            "known: name its customer with --lago EXTERNAL_ID, or run `billing-sync adopt discover`, which reads all "
+            "customers in Lago, and apply its table"
+        )
+        raise NotAdoptedError(message)
 
     def _customers(self, organization: AdoptionOrganization, given: Mapping[Provider, str]) -> list[AccountCustomer]:
         lago = self._first("lago", given, _lago_keys(organization))

@@ -108,7 +108,7 @@ def discover(proof: AdoptionProof) -> list[AdoptionRow]:
 def apply(proof: AdoptionProof) -> list[AdoptedIdentity]:
     site, business = proof.site, proof.site.business
     before, count, writes = site.sandbox.state(), site.watch.count, len(site.watch.writes)
-    site.run("adopt", "apply", TABLE, accepted=(0, 1))
+    site.run("adopt", "apply", TABLE, "--yes", accepted=(0, 1))
     requests = site.watch.count - count
     proof.requests.append(requests)
     identities = site.identities()
@@ -128,7 +128,7 @@ def apply(proof: AdoptionProof) -> list[AdoptedIdentity]:
         "0 amounts, names, payers, plans and marks changed at either provider, and 0 invoices were made",
         changed_objects(before, site.sandbox.state()),
     )
-    site.run("adopt", "apply", TABLE, accepted=(0, 1))
+    site.run("adopt", "apply", TABLE, "--yes", accepted=(0, 1))
     proof.check(
         "applying the table once more changes nothing",
         [] if site.identities() == identities else ["the links are others than before"],
@@ -144,7 +144,7 @@ def kill(proof: AdoptionProof, rows: list[AdoptionRow], identities: list[Adopted
         again.import_files()
         kills = again.run_with_kills("adopt", "discover", "--out", TABLE, requests=proof.requests[0])
         rows_again = again.read_table(TABLE)
-        kills += again.run_with_kills("adopt", "apply", TABLE, requests=proof.requests[1])
+        kills += again.run_with_kills("adopt", "apply", TABLE, "--yes", requests=proof.requests[1])
         found = again.identities()
         proof.check(
             f"discover and apply, killed {kills} times, end with the same table and the same adoptions",

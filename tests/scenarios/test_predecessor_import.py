@@ -106,7 +106,7 @@ def is_idle(database: Database) -> bool:
 
 def adopt_all(deployed: Deployment, folder: Path) -> None:
     table = folder / "customers.csv"
-    for words in (("discover", "--out", str(table)), ("apply", str(table))):
+    for words in (("discover", "--out", str(table)), ("apply", str(table), "--yes")):
         done = deployed.run("adopt", *words, timeout=300, shows_names=True)
         assert done.returncode == 0, done.stdout + done.stderr
 

@@ -18,7 +18,7 @@ def test_the_demo_adopts_manages_and_says_what_was_left_and_why(tmp_path: Path) 
     assert shown.returncode == 0, shown.stderr
     for words in (
         "$ billing-sync adopt discover --out adoption.csv",
-        "$ billing-sync adopt apply adoption.csv --limit 10",
+        "$ billing-sync adopt apply adoption.csv --limit 10 --yes",
         "What was left, and why",
         "subscriptions in Stripe got our metadata",
         "Nothing else was written to what was there",

@@ -83,7 +83,7 @@ def adopt(  # noqa: PLR0913 - its options
         row = _proposed(runtime, adopter, org_id, named)
         output.show(*row_lines(row))
         row = _chosen(row, choice, _command(org_id, named), runtime.catalog)
-        adopt_table.confirm_price_changes(runtime, [row], yes=yes)
+        adopt_table.confirm_charges(runtime, [row], yes=yes)
         (result,) = adopter.apply([row])
     _show_result(result, org_id)
 

@@ -12,9 +12,10 @@ from rich.console import RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from core.adoption import adoption, price_change
+from core.adoption import adoption, begun_charge, price_change
 from core.adoption.adopter import Adopter, AdoptionResult, AdoptionResultKind
 from core.adoption.adoption import AdoptionRules
+from core.adoption.begun_charge import BegunCharge
 from core.adoption.price_change import PriceChange
 from core.adoption.row import AdoptionRow
 from core.adoption.table import read_table
@@ -75,7 +76,7 @@ def apply(  # noqa: PLR0913 - its options
     with open_worker_runtime() as runtime:
         confirm_accounts(runtime)
         adopter = adopter_of(runtime, "adopt apply", with_marks=not without_marks, is_dry_run=dry_run)
-        confirm_price_changes(runtime, rows, yes=yes or dry_run)
+        confirm_charges(runtime, rows, yes=yes or dry_run)
         results, failure = _apply(adopter, rows, limit)
     if as_json:
         output.show_json({"results": [result_json(each) for each in results]})
@@ -114,15 +115,20 @@ def confirm_accounts(runtime: Runtime) -> None:
         raise error
 
 
-def confirm_price_changes(runtime: Runtime, rows: Sequence[AdoptionRow], *, yes: bool) -> None:
-    changes = [
-        change
-        for row in rows
-        if (change := price_change.price_change(row, runtime.catalog)) is not None
-        and not _is_adopted(runtime.database, row)
-    ]
-    if changes:
-        confirmation.confirm([*price_change_lines(changes), "Nothing else in the table changes a price."], yes=yes)
+def confirm_charges(runtime: Runtime, rows: Sequence[AdoptionRow], *, yes: bool) -> None:
+    """Whatever changes in what is paid, in one confirmation, before anything is stored."""
+    catalog, policy = runtime.catalog, runtime.reconciler.policy
+    new = [row for row in rows if not _is_adopted(runtime.database, row)]
+    changes = list(filter(None, (price_change.price_change(row, catalog) for row in new)))
+    begun = list(
+        filter(
+            None,
+            (begun_charge.begun_charge(row, catalog, sends_payer_to_lago=policy.sends_payer_to_lago) for row in new),
+        )
+    )
+    lines = [*(price_change_lines(changes) if changes else ()), *(begun_lines(begun) if begun else ())]
+    if lines:
+        confirmation.confirm(lines, yes=yes)
 
 
 def _is_adopted(database: Database, row: AdoptionRow) -> bool:
@@ -143,6 +149,19 @@ def price_change_lines(changes: Sequence[PriceChange]) -> Iterator[str]:
         yield f"In all {sign}{amount_text(abs(difference), currency)} {interval}"
     if unknown := sum(each.difference is None for each in changes):
         yield f"and {unknown} of them by an amount that is not known"
+
+
+def begun_lines(charges: Sequence[BegunCharge]) -> Iterator[str]:
+    """What each will pay once it is managed, who charges it, and the total."""
+    count = descriptions.plural(len(charges), "new subscription")
+    yield f"{count} will begin to charge once managed, before discounts:"
+    for each in charges[:PRICE_CHANGES_SHOWN]:
+        amount = amount_text(each.amount, each.currency)
+        yield f"  {row_name(each.row)}: {amount} {each.interval}, charged by {PROVIDER_NAMES[each.provider]}"
+    if len(charges) > PRICE_CHANGES_SHOWN:
+        yield f"  and {len(charges) - PRICE_CHANGES_SHOWN} more"
+    for (currency, interval), amount_in_all in begun_charge.begun_totals(charges).items():
+        yield f"In all {amount_text(amount_in_all, currency)} {interval}"
 
 
 def _apply(

@@ -81,6 +81,33 @@ def test_ids_that_an_import_brought_are_known(theirs: AdoptionHarness, types: Ty
     assert lago.customer_id != "acme"
 
 
+def test_a_charge_that_begins_is_confirmed(theirs: AdoptionHarness, types: Type) -> None:
+    theirs.lago_customer(payer=theirs.stripe_customer())
+    org_id = theirs.world.create("Acme", "professional")
+    theirs.world.sandbox.reset_calls()
+    refused = types("adopt", org_id, "--lago", "acme")
+    assert isinstance(refused.exception, UsageError)
+    assert "1 new subscription will begin to charge once managed, before discounts:" in words_of(refused)
+    assert "49.00 USD monthly, charged by Lago In all 49.00 USD monthly" in words_of(refused)
+    assert ownerships(theirs, org_id) == ["ours", "ours"]
+    assert types("adopt", org_id, "--lago", "acme", "--yes").exit_code == 0
+    assert ownerships(theirs, org_id) == ["adopted", "adopted"]
+    assert "It was adopted before" in types("adopt", org_id).stdout
+
+
+def test_a_customer_that_lago_may_charge_under_an_unknown_id_is_not_adopted_without_it(
+    theirs: AdoptionHarness, types: Type, org_id: str
+) -> None:
+    theirs.world.sandbox.reset_calls()
+    refused = types("adopt", org_id, "--stripe", "cus_theirs", "--yes")
+    assert isinstance(refused.exception, CommandFailedError)
+    message = str(refused.exception)
+    assert "may charge cus_theirs under an external id that is not known" in message
+    assert "name its customer with --lago EXTERNAL_ID, or run `billing-sync adopt discover`" in message
+    assert ownerships(theirs, org_id) == ["ours", "ours"]
+    assert types("adopt", org_id, "--stripe", "cus_theirs", "--lago", "acme").exit_code == 0
+
+
 def test_where_there_is_a_choice_both_commands_are_said(theirs: AdoptionHarness, types: Type, org_id: str) -> None:
     theirs.world.sandbox.patch("lago", "subscriptions", "contract", plan_overrides={"amount_cents": 4000})
     theirs.world.sandbox.reset_calls()

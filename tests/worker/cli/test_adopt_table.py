@@ -127,7 +127,7 @@ def test_the_total_of_all_changes_counts_quantities_and_says_what_it_leaves_out(
 ) -> None:
     theirs.world.set_charging_provider("stripe")
     rows = [at_price(theirs, f"cus_{quantity}", 4000, quantity) for quantity in (1, 3)]
-    rows.append(replace(rows[0], sides={}))
+    rows.append(replace(rows[0], sides={"stripe": replace(rows[0].sides["stripe"], amount=None)}))
     changes = [
         change
         for row in rows
@@ -136,6 +136,28 @@ def test_the_total_of_all_changes_counts_quantities_and_says_what_it_leaves_out(
     assert [each.difference for each in changes] == [900, 2700, None]
     assert totals(changes) == {("USD", "monthly"): 3600}
     assert price_change(rows[0], theirs.world.catalog) is None
+
+
+def test_what_begins_to_charge_is_confirmed_before_anything_is_stored(
+    theirs: AdoptionHarness, types: Type, tmp_path: Path
+) -> None:
+    """Each row says ``adopt``, and has no subscription. Lago is given no payer where it has none."""
+    rows = [customer(theirs, name, plan=None) for name in ("first", "second")]
+    rows += [customer(theirs, "free", plan=None, payer=None), customer(theirs, "paid")]
+    file = written(tmp_path, rows)
+    refused = types("adopt", "apply", str(file))
+    assert isinstance(refused.exception, UsageError)
+    assert "add --yes" in str(refused.exception)
+    assert refused.stdout.splitlines() == [
+        "2 new subscriptions will begin to charge once managed, before discounts:",
+        "  The first: 49.00 USD monthly, charged by Lago",
+        "  The second: 49.00 USD monthly, charged by Lago",
+        "In all 98.00 USD monthly",
+    ]
+    assert ownerships(theirs) == []
+    assert types("adopt", "apply", str(file), "--yes").exit_code == 0
+    assert "will begin" not in types("adopt", "apply", str(file)).stdout
+    assert theirs.writes() == []
 
 
 def test_a_file_that_cannot_be_read_is_one_sentence(types: Type, tmp_path: Path) -> None:
