@@ -11,6 +11,7 @@ import structlog
 from celery import shared_task
 
 from core.access import limits
+from core.adoption import discovery_store
 from core.db import job_locks
 from core.emails import operations_digest
 from core.emails import queue as email_queue
@@ -58,6 +59,7 @@ def run(app: BillingApp) -> int:
         email_queue.delete_expired(session, now)
         limits.delete_expired(session, now)
         link_history.delete_expired(session, now - runtime.history_retention)
+        discovery_store.delete_expired(session, now)
     _follow_mode(app)
     return dispatched
 

@@ -12,7 +12,7 @@ from typing import Final, Literal
 from uuid import uuid4
 
 from pydantic import TypeAdapter
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, exists, func, insert, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from core.adoption.row import ADOPTION_ACTIONS, AdoptionAction, AdoptionRow
@@ -40,7 +40,10 @@ DISCOVERY_STAGES: Final[tuple[DiscoveryStage, ...]] = (
     "missing",
 )
 MAX_DISCOVERY_AGE: Final = timedelta(hours=6)  # of what was listed; an older run is begun anew
+# One that was resumed just before that age comes to its end.
+_STORED_DISCOVERY_AGE: Final = MAX_DISCOVERY_AGE + timedelta(hours=1)
 _PROPOSALS_PER_PAGE: Final = 500
+_MAX_DELETED_ROWS: Final = 1_000
 
 _ROW_ADAPTER: Final = TypeAdapter(AdoptionRow)
 
@@ -177,6 +180,35 @@ def read_rows(database: Database, run: DiscoveryRun) -> Iterator[AdoptionRow]:
             last_seq = page[-1][0]
             for _, body in page:
                 yield _ROW_ADAPTER.validate_python(body)
+
+
+def delete_expired(session: Session, now: datetime) -> None:
+    """Delete a batch of what an old run listed and proposed, with names and addresses, and at last the run."""
+    run_id = session.scalar(
+        select(DiscoveryRecord.run_id).where(DiscoveryRecord.started_at <= now - _STORED_DISCOVERY_AGE).limit(1)
+    )
+    if run_id is None:
+        return
+    listings, proposals = DiscoveryListing, DiscoveryProposal
+    listing_key = tuple_(listings.provider, listings.object_type, listings.id)
+    listed = select(listings.provider, listings.object_type, listings.id).where(listings.run_id == run_id)
+    proposed = select(proposals.seq).where(proposals.run_id == run_id).limit(_MAX_DELETED_ROWS)
+    session.execute(
+        delete(listings)
+        .where(listings.run_id == run_id, listing_key.in_(listed.limit(_MAX_DELETED_ROWS)))
+        .execution_options(synchronize_session=False)
+    )
+    session.execute(
+        delete(proposals)
+        .where(proposals.run_id == run_id, proposals.seq.in_(proposed))
+        .execution_options(synchronize_session=False)
+    )
+    is_empty = ~exists(listed) & ~exists(proposed)
+    session.execute(
+        delete(DiscoveryRecord)
+        .where(DiscoveryRecord.run_id == run_id, is_empty)
+        .execution_options(synchronize_session=False)
+    )
 
 
 def end(session: Session, run: DiscoveryRun) -> None:

@@ -265,6 +265,26 @@ def test_what_was_listed_long_ago_is_listed_again(site: DiscoverySite) -> None:
     assert site.interrupted(0).stage == "organizations"
 
 
+def test_of_a_run_that_was_left_nothing_stays_in_the_database(site: DiscoverySite) -> None:
+    rows = [{"id": f"cus_{n}", "name": f"Acme {n}"} for n in range(1_100)]
+    site.world.sandbox.preload_stripe_customers(rows)
+    site.new_discovery().run()
+    site.world.advance_time(hours=6)
+    assert sweep(site) == (1, 1_100)
+    site.world.advance_time(hours=1)
+    assert sweep(site) == (1, 100)
+    assert sweep(site) == (0, 0)
+    assert sweep(site) == (0, 0)
+
+
+def sweep(site: DiscoverySite) -> tuple[int, ...]:
+    """The runs and the proposals that are left."""
+    with site.world.database.write() as session:
+        discovery_store.delete_expired(session, site.world.now)
+        counts = [select(func.count()).select_from(each) for each in (DiscoveryRecord, DiscoveryProposal)]
+        return tuple(session.scalar(each) or 0 for each in counts)
+
+
 def test_a_key_of_another_account_reads_nothing(site: DiscoverySite) -> None:
     site.harness.stripe_customer()
     site.world.reconcile_until_idle(site.world.create())
