@@ -26,7 +26,7 @@ from core.common.validation import InvalidChangeError
 from core.compare.desired_state import PayerPolicy, customer_fingerprint, desired_state
 from core.db import leases
 from core.db.database import acquire_advisory_locks
-from core.db.models.billing_links import NO_ERROR, BillingLink
+from core.db.models.billing_links import NO_ERROR, BillingLink, MarksState
 from core.db.models.organizations import Organization
 from core.db.models.providers import ProviderStatus
 from core.events import link_history, outbox
@@ -210,7 +210,7 @@ def _adopt_link(  # noqa: PLR0913, PLR0917 - one link of one row
         **NO_ERROR,
     }
     if provider == "stripe":
-        values["marks"] = "due" if rules.with_marks else "none"
+        values["marks"] = _marks(organization.id, status.database_id, found, rules)
     else:
         values |= _lago_values(organization.id, found, plan, rules.policy)
     adopted = change.session.scalars(
@@ -277,6 +277,18 @@ def _plan_values(provider: Provider, found: ProviderObjects, row: AdoptionRow, p
         "sold_plan": code,
         "sold_price_id": item.price_id if provider == "stripe" else item.sold_price_id,
     }
+
+
+def _marks(org_id: str, database_id: str, found: ProviderObjects, rules: AdoptionRules) -> MarksState:
+    """ours: they are there already, as in a restored database. A release must remove them, or the customer counts as
+    ours.
+    """
+    each_has: Iterator[bool] = (
+        (each.org_id, each.database_id) == (org_id, database_id)
+        for each in (found.customer, found.subscription)
+        if each is not None
+    )
+    return "ours" if any(each_has) else "due" if rules.with_marks else "none"
 
 
 def _lago_values(org_id: str, found: ProviderObjects, plan: CatalogPlan, policy: PayerPolicy) -> dict[str, Any]:
