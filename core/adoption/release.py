@@ -1,7 +1,7 @@
 """Gives an adopted organization back: its customers and subscriptions stay as they are, and are observed again.
 
 Our metadata in Stripe is removed first, by a reconcile, if it may have been written. Until then the link is adopted and
-waits for that. Without it, or afterwards, both links are theirs.
+waits for that, and nothing else is written at either provider. Without it, or afterwards, both links are theirs.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """Whether an organization is observed or managed, and the change of its mode.
 
 An observed organization is read and compared, and nothing is written at a provider. It is observed as a whole: who is
-adopted at one provider only could be charged by both.
+adopted at one provider only could be charged by both. While it is given back, only our metadata is removed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from sqlalchemy import select, update
+from sqlalchemy import and_, or_, select, update
 from sqlalchemy.orm import Session
 
 from core.db.models.billing_links import BillingLink
@@ -21,13 +21,24 @@ from core.organizations import link_states, links
 def is_observed(organization: Organization, its_links: Iterable[BillingLink], installation: Management) -> bool:
     """``its_links``: both. ``installation``: the mode of organizations without one of their own (``MANAGEMENT``)."""
     mode = organization.management or installation
-    return mode == "observe" or any(link.ownership == "theirs" for link in its_links)
+    return mode == "observe" or any(link.ownership == "theirs" or _is_given_back(link) for link in its_links)
+
+
+def removes_marks(organization: Organization, link: BillingLink, installation: Management) -> bool:
+    """Whether an attempt at this link removes our metadata, which is all that it writes."""
+    return (organization.management or installation) == "manage" and _is_given_back(link)
+
+
+def _is_given_back(link: BillingLink) -> bool:
+    return link.ownership == "adopted" and link.marks == "removal"
 
 
 def observed_ids(session: Session, organizations: Collection[Organization], installation: Management) -> set[str]:
     """The ids of those that are observed."""
+    is_given_back = and_(BillingLink.ownership == "adopted", BillingLink.marks == "removal")
     theirs = select(BillingLink.org_id).where(
-        BillingLink.org_id.in_([each.id for each in organizations]), BillingLink.ownership == "theirs"
+        BillingLink.org_id.in_([each.id for each in organizations]),
+        or_(BillingLink.ownership == "theirs", is_given_back),
     )
     by_mode = {each.id for each in organizations if (each.management or installation) == "observe"}
     return by_mode | set(session.scalars(theirs))

@@ -190,6 +190,8 @@ class Reconciler:
             with suppress(ParkedError):  # the observation says it
                 if billing_provider.has_our_marks(customer_id, attempt.organization.id, attempt):
                     attempt.record_ours()
+        if management.removes_marks(attempt.organization, attempt.link, self.management):
+            return False
         return management.is_observed(attempt.organization, its_links, self.management)
 
     def _observe(self, attempt: SyncAttempt) -> ReconcileResult:

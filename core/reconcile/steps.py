@@ -77,11 +77,20 @@ class Progress:
 def next_step(link: LinkFacts, desired: DesiredState, progress: Progress) -> Step:
     """``refuse_to_end``: only a setting changed, and a lost setting must end nothing (money.md 23)."""
     if link.marks == "removal":
-        # What is given back gets nothing else.
-        return "complete" if progress.marks_removed else "remove_marks"
+        return _step_to_the_removal(link, desired, progress)
     if not desired.active:
         return _step_to_the_end(link, progress)
     return _step_to_the_desired(link, desired, progress)
+
+
+def _step_to_the_removal(link: LinkFacts, desired: DesiredState, progress: Progress) -> Step:
+    """What is given back gets nothing else. Only our metadata says what is paid until a scheduled plan takes effect, so
+    it can be removed once that is cancelled.
+    """
+    is_cancelled = link.next_plan_code is not None and desired.active and desired.next_plan_code is None
+    if is_cancelled and desired.plan_code == link.plan_code is not None and not progress.subscription_written:
+        return "ensure_subscription"
+    return "complete" if progress.marks_removed else "remove_marks"
 
 
 def _step_to_the_desired(link: LinkFacts, desired: DesiredState, progress: Progress) -> Step:

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from core.adoption import release
+from core.db.models.organizations import Management
+from core.db.models.providers import ProviderStatus
 from core.events.event_types import ChangeContext
 from core.organizations import commands
 from core.ports.spec import PROVIDERS
@@ -129,6 +131,68 @@ def test_a_release_in_observe_mode_needs_no_write(theirs: AdoptionHarness) -> No
     theirs.world.reconcile_until_idle(org_id)
     assert theirs.writes() == []
     assert theirs.adopt(theirs.row(stripe=stripe, lago=lago, org_id=org_id)).kind == "adopted"
+
+
+@pytest.mark.parametrize("mode", ["manage", "observe"])
+def test_while_our_metadata_is_removed_nothing_else_is_written_at_either_provider(
+    theirs: AdoptionHarness, mode: Management
+) -> None:
+    stripe, lago = theirs.stripe_customer(), theirs.lago_customer(plan="professional")
+    org_id = str(theirs.adopt(theirs.row(stripe=stripe, lago=lago)).org_id)
+    theirs.world.reconcile_until_idle(org_id)
+    theirs.world.wait(10)
+    assert give_back(theirs, org_id) == "removes_marks"
+    theirs.world.sandbox.reset_calls()
+    theirs.world.rename(org_id, "Ours now")
+    theirs.world.set_mode(org_id, mode)
+    theirs.world.reconciler.run(org_id, "lago")
+    assert theirs.writes() == []
+    assert theirs.world.link(org_id, "lago").state == "observed"
+    theirs.world.reconcile_until_idle(org_id)
+    written = {call.path for call in theirs.writes()}
+    assert written == (set() if mode == "observe" else {f"/v1/customers/{stripe}"})
+    assert metadata(theirs)[0] == ({} if mode == "manage" else metadata(theirs)[0])
+
+
+def test_a_release_that_waits_for_a_scheduled_plan_goes_on_when_that_is_cancelled(theirs: AdoptionHarness) -> None:
+    row = replace(theirs.row(stripe=subscribe_at(theirs, 4000, quantity=3)), action="adopt-keep-price")
+    org_id = str(theirs.adopt(row).org_id)
+    theirs.world.reconcile_until_idle(org_id)
+    theirs.world.change_plan(org_id, "starter")
+    theirs.world.wait(10)
+    theirs.world.reconcile_until_idle(org_id)
+    theirs.world.wait(10)
+    assert give_back(theirs, org_id) == "removes_marks"
+    theirs.world.reconcile_until_idle(org_id)
+    link = theirs.world.link(org_id, "stripe")
+    assert (link.state, link.error_code) == ("parked", "scheduled_plan_needs_marks")
+    assert f"`billing-sync set {org_id} --plan …` and its current plan" in str(link.error_message)
+    theirs.world.wait(10)
+    theirs.world.change_plan(org_id, "professional")
+    theirs.world.reconcile_until_idle(org_id)
+    assert {theirs.world.link(org_id, each).ownership for each in PROVIDERS} <= {"theirs", "ours"}
+    assert theirs.world.link(org_id, "stripe").ownership == "theirs"
+    assert price_and_quantity(theirs) == (4000, 3)
+    assert metadata(theirs) == [{}, {}]
+
+
+@pytest.mark.parametrize("with_marks", [True, False])
+def test_metadata_of_ours_that_was_there_before_is_removed_by_a_release(
+    theirs: AdoptionHarness, *, with_marks: bool
+) -> None:
+    """As in a database that was restored. Left there, the organization would be managed again by itself."""
+    theirs.world.management = "observe"
+    org_id = theirs.world.create("Acme")
+    with theirs.world.database.read() as session:
+        database_id = session.get_one(ProviderStatus, "stripe").database_id
+    marks = {"billing_sync_org_id": org_id, "billing_sync_database_id": database_id}
+    stripe, lago = theirs.stripe_customer(metadata=marks), theirs.lago_customer(plan="professional")
+    assert theirs.adopt(theirs.row(stripe=stripe, lago=lago, org_id=org_id), with_marks=with_marks).kind == "adopted"
+    assert give_back(theirs, org_id) == "removes_marks"
+    theirs.world.management = "manage"
+    theirs.world.reconcile_until_idle(org_id)
+    assert metadata(theirs) == [{}]
+    assert {theirs.world.link(org_id, each).ownership for each in PROVIDERS} == {"theirs"}
 
 
 def test_without_marks_no_metadata_is_written_and_none_is_removed(theirs: AdoptionHarness) -> None:

@@ -146,9 +146,23 @@ def test_marks_that_are_due_come_after_every_write_and_before_the_check() -> Non
 def test_what_is_given_back_gets_nothing_but_the_removal_of_our_marks() -> None:
     for _, desired, answers in rows():
         for link, progress, _ in answers:
-            given_back = replace(link, marks="removal")
+            given_back = replace(link, marks="removal", next_plan_code=None)
             assert next_step(given_back, desired, progress) == "remove_marks"
             assert next_step(given_back, desired, replace(progress, marks_removed=True)) == "complete"
+
+
+def test_a_scheduled_plan_that_was_cancelled_goes_before_the_removal_of_our_marks() -> None:
+    found = set[Step]()
+    for _, desired, answers in rows():
+        for link, progress, _ in answers:
+            step = next_step(replace(link, marks="removal"), desired, progress)
+            if step == "ensure_subscription":
+                assert (link.plan_code, link.next_plan_code is None) == (desired.plan_code, False)
+                assert desired.next_plan_code is None
+                written = replace(progress, subscription_written=True)
+                assert next_step(replace(link, marks="removal"), desired, written) == "remove_marks"
+            found.add(step)
+    assert found == {"ensure_subscription", "remove_marks"}
 
 
 @pytest.mark.parametrize("name", DESIRED_STATES)
