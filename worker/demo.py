@@ -156,12 +156,11 @@ def _import(runtime: Runtime, sandbox: SandboxClient, folder: Path) -> str:
 def _adopt(runtime: Runtime) -> str | None:
     """Discover who is who, and adopt whom nothing speaks against. Returns the first problem, or ``None``."""
     reader: LowPriorityReader[Inventory] = LowPriorityReader(readers=runtime.inventories, purpose="demo")
-    policy = runtime.reconciler.policy
     discovery = Discovery(
         database=runtime.database,
         reader=reader,
         account_guard=runtime.reconciler.account_guard,
-        rules=ProposalRules(catalog=runtime.catalog, sends_payer_to_lago=policy.sends_payer_to_lago),
+        rules=ProposalRules(catalog=runtime.catalog),
         clock=utc_now,
     )
     run = discovery.run()
@@ -170,7 +169,7 @@ def _adopt(runtime: Runtime) -> str | None:
     adopter = Adopter(
         database=runtime.database,
         read=reader,
-        rules=AdoptionRules(catalog=runtime.catalog, policy=policy),
+        rules=AdoptionRules(catalog=runtime.catalog, policy=runtime.reconciler.policy),
         clock=utc_now,
         cause=DEMO_CAUSE,
     )

@@ -74,7 +74,7 @@ def adopted_before(session: Session, row: AdoptionRow) -> str | None:
 def adopt(change: ChangeContext, row: AdoptionRow, objects: Objects, rules: AdoptionRules) -> AdoptedOrganization:
     """``objects``: what was just read for the row's sides. Raises ``NotAdoptedError``; nothing may be stored then."""
     plan = guards.plan_of(row, rules.catalog)
-    guards.refuse_objects(row, plan, objects, rules.catalog, rules.policy)
+    guards.refuse_objects(row, plan, objects, rules.catalog)
     acquire_advisory_locks(change.session, *guards.identity_names(objects))
     # Another run may have adopted it while this one waited, and its reads were newer.
     if (adopted_id := adopted_before(change.session, row)) is not None:
@@ -174,6 +174,14 @@ def _take_over_plan(
     paid = objects.get(plan.charged_by)
     next_code = paid.subscription.next_code if paid is not None and paid.subscription is not None else None
     next_tier = None if next_code is None else catalog.tier_of(plan.charged_by, next_code)
+    pending = organization.pending_plan_tier
+    if pending not in {None, next_tier} and any(found.subscription is not None for found in objects.values()):
+        # A managed reconcile would schedule it on what somebody pays.
+        message = (
+            f"{organization.id} changes to {pending} when the period ends, and that is not scheduled at the provider: "
+            f"run `billing-sync set {organization.id} --plan {plan.tier}`, which cancels it, or schedule it there"
+        )
+        raise NotAdoptedError(message)
     if next_tier in {None, organization.pending_plan_tier}:
         return
     # What a provider schedules and what an upgrade would do at once are told apart by the rank.
@@ -212,7 +220,7 @@ def _adopt_link(  # noqa: PLR0913, PLR0917 - one link of one row
     if provider == "stripe":
         values["marks"] = _marks(organization.id, status.database_id, found, rules)
     else:
-        values |= _lago_values(organization.id, found, plan, rules.policy)
+        values |= _lago_values(organization.id, found, plan)
     adopted = change.session.scalars(
         update(BillingLink)
         .where(
@@ -291,16 +299,16 @@ def _marks(org_id: str, database_id: str, found: ProviderObjects, rules: Adoptio
     return "ours" if any(each_has) else "due" if rules.with_marks else "none"
 
 
-def _lago_values(org_id: str, found: ProviderObjects, plan: CatalogPlan, policy: PayerPolicy) -> dict[str, Any]:
+def _lago_values(org_id: str, found: ProviderObjects, plan: CatalogPlan) -> dict[str, Any]:
     customer, subscription = found.customer, found.subscription
     external_id = subscription.external_id if subscription is not None else None
-    is_charged = plan.charged_by == "lago" and policy.sends_payer_to_lago
     return {
         "external_customer_id": customer.external_id if customer.external_id != org_id else None,
         "external_subscription_id": external_id if external_id != org_id else None,
         "payer_id": customer.payer_id,
         "payer_confirmed": customer.payer_id is not None,
-        "without_payer": is_charged and customer.payer_id is None,
+        # Whatever connection to Stripe is configured: one that is configured later gives it no payer either.
+        "without_payer": plan.charged_by == "lago" and customer.payer_id is None,
         "subscription_requested": subscription is not None,
     }
 

@@ -41,7 +41,7 @@ def price_conflicts(
         yield from _other_tier(organization, paid, plan, catalog)
     yield from _terms_conflicts(match, prices, plan)
     yield from _charging_conflicts(match, prices, paid, plan)
-    yield from _later_conflicts(match, prices, catalog)
+    yield from _later_conflicts(match, prices, plan, catalog)
 
 
 def unknown_tier(organization: AdoptionOrganization) -> str:
@@ -190,9 +190,15 @@ def _charging_conflicts(match: Match, prices: SidePrices, paid: SidePrice, plan:
         )
 
 
-def _later_conflicts(match: Match, prices: SidePrices, catalog: Catalog) -> Iterator[str]:
+def _later_conflicts(match: Match, prices: SidePrices, plan: CatalogPlan, catalog: Catalog) -> Iterator[str]:
     organization = match.organization
     next_tier = organization.next_plan_tier if organization is not None else None
+    scheduled = [price.subscription.next_code for price in prices.values()]
+    if organization is not None and next_tier not in {None, plan.tier} and not any(scheduled):
+        yield (
+            f"{organization.id} changes to {next_tier} when the period ends, and that is not scheduled at the "
+            f"provider; `billing-sync set {organization.id} --plan {plan.tier}` cancels it, then discover again"
+        )
     for price in prices.values():
         next_code = price.subscription.next_code
         if next_code is not None and (next_tier is None or catalog.tier_of(price.provider, next_code) != next_tier):

@@ -18,7 +18,6 @@ from core.adoption.prices import catalog_text, interval_name, interval_text
 from core.adoption.provider_objects import ProviderObjects
 from core.adoption.row import AdoptionRow
 from core.catalog.plans import Catalog, CatalogPlan
-from core.compare.desired_state import PayerPolicy
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
 from core.db.models.providers import ProviderStatus
@@ -56,9 +55,7 @@ def plan_of(row: AdoptionRow, catalog: Catalog) -> CatalogPlan:
     return plan
 
 
-def refuse_objects(
-    row: AdoptionRow, plan: CatalogPlan, objects: Objects, catalog: Catalog, policy: PayerPolicy
-) -> None:
+def refuse_objects(row: AdoptionRow, plan: CatalogPlan, objects: Objects, catalog: Catalog) -> None:
     """Raises ``NotAdoptedError`` for the first thing at the providers that cannot be adopted."""
     if not objects:
         message = f"the row has no customer at Stripe or Lago: {DISCOVER_AGAIN}"
@@ -68,7 +65,7 @@ def refuse_objects(
         if found.subscription is not None:
             _refuse_subscription(provider, found.subscription, plan, catalog)
     _refuse_two_charging_providers(plan, objects)
-    if plan.charged_by == "lago" and policy.sends_payer_to_lago and "lago" in objects:
+    if plan.charged_by == "lago" and "lago" in objects:
         _refuse_other_payer(objects)
     if row.action == "adopt" and (paid := objects.get(plan.charged_by)) is not None:
         _refuse_other_price(paid, plan)

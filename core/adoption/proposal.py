@@ -31,10 +31,7 @@ from core.ports.spec import PROVIDER_NAMES, PROVIDERS, Provider
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProposalRules:
-    """``sends_payer_to_lago``: as of ``PayerPolicy``."""
-
     catalog: Catalog
-    sends_payer_to_lago: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +94,7 @@ def _proposal(match: Match, rules: ProposalRules) -> Proposal:
     conflict = next(price_conflicts(match, prices, paid, plan, rules.catalog), None)
     if conflict is not None or plan is None:
         return Proposal(action="conflict", reason=conflict or "", plan=plan, paid=paid)
-    return _new_organization_conflict(match, paid, plan) or _adoption(match, prices, paid, plan, rules)
+    return _new_organization_conflict(match, paid, plan) or _adoption(match, prices, paid, plan)
 
 
 def _new_organization_conflict(match: Match, paid: SidePrice, plan: CatalogPlan) -> Proposal | None:
@@ -121,14 +118,14 @@ def _without_subscription(match: Match, rules: ProposalRules) -> Proposal:
     plan = rules.catalog.plans.get(organization.plan_tier)
     if plan is None:
         return Proposal(action="conflict", reason=unknown_tier(organization))
-    reason = f"it has no subscription; {_begun_text(match, {}, plan, rules)}"
+    reason = f"it has no subscription; {_begun_text(match, {}, plan)}"
     return Proposal(action="adopt", reason=reason, plan=plan)
 
 
-def _adoption(match: Match, prices: SidePrices, paid: SidePrice, plan: CatalogPlan, rules: ProposalRules) -> Proposal:
+def _adoption(match: Match, prices: SidePrices, paid: SidePrice, plan: CatalogPlan) -> Proposal:
     own = list(_own_terms(match, prices, paid, plan))
-    remarks = [text for text in (_begun_text(match, prices, plan, rules), _shared_address(match)) if text]
-    if _has_no_payer(match, plan, rules):
+    remarks = [text for text in (_begun_text(match, prices, plan), _shared_address(match)) if text]
+    if _has_no_payer(match, plan):
         remarks.append("Lago has no payer for it, so it charges nobody, and adopting gives it none")
     # Where nobody charges for it yet, the whole price is new.
     is_charged = paid.provider == plan.charged_by or lago_charges(match, prices)
@@ -173,25 +170,26 @@ def _unusual_terms(price: SidePrice, *, is_paid: bool) -> Iterator[str]:
         yield f"{name} could not charge its last invoice"
 
 
-def _begun_text(match: Match, prices: SidePrices, plan: CatalogPlan, rules: ProposalRules) -> str:
-    begun = " and ".join(_begun(match, prices, plan, rules))
+def _begun_text(match: Match, prices: SidePrices, plan: CatalogPlan) -> str:
+    begun = " and ".join(_begun(match, prices, plan))
     return f"once it is managed, billing-sync begins {begun}" if begun else ""
 
 
-def _begun(match: Match, prices: SidePrices, plan: CatalogPlan, rules: ProposalRules) -> Iterator[str]:
+def _begun(match: Match, prices: SidePrices, plan: CatalogPlan) -> Iterator[str]:
     """What a managed organization on this plan has, and this one has not."""
     if "stripe" not in match.sides:
         yield "a customer at Stripe"
     if "lago" not in prices:
         customer = "" if "lago" in match.sides else "a customer and "
-        is_free = plan.charged_by == "stripe" or _has_no_payer(match, plan, rules)
+        is_free = plan.charged_by == "stripe" or _has_no_payer(match, plan)
         yield f"{customer}{plan.tier} at Lago ({'which charges nobody' if is_free else catalog_text(plan)})"
     if plan.charged_by == "stripe" and "stripe" not in prices:
         yield f"{plan.tier} at Stripe ({catalog_text(plan)})"
 
 
-def _has_no_payer(match: Match, plan: CatalogPlan, rules: ProposalRules) -> bool:
-    if plan.charged_by != "lago" or not rules.sends_payer_to_lago or "lago" not in match.sides:
+def _has_no_payer(match: Match, plan: CatalogPlan) -> bool:
+    """Whatever connection to Stripe is configured: one that is configured later gives it no payer either."""
+    if plan.charged_by != "lago" or "lago" not in match.sides:
         return False
     return match.sides["lago"].customer.payer_id is None
 

@@ -52,7 +52,7 @@ class SixCases:
             database=self.world.database,
             reader=LowPriorityReader(readers=self.theirs.inventories, purpose="discovery"),
             account_guard=self.world.account_guard,
-            rules=ProposalRules(catalog=self.world.catalog, sends_payer_to_lago=True),
+            rules=ProposalRules(catalog=self.world.catalog),
             clock=self.world.clock,
         )
         run = discovery.run()

@@ -91,7 +91,7 @@ def _discovery(runtime: Runtime) -> Discovery:
             readers=runtime.inventories, purpose=DISCOVERY_PURPOSE, gates=reconciler.request_gates
         ),
         account_guard=reconciler.account_guard,
-        rules=ProposalRules(catalog=runtime.catalog, sends_payer_to_lago=reconciler.policy.sends_payer_to_lago),
+        rules=ProposalRules(catalog=runtime.catalog),
         clock=runtime.clock,
     )
 

@@ -89,7 +89,7 @@ def adopt(  # noqa: PLR0913 - its options
 
 
 def _proposed(runtime: Runtime, adopter: Adopter, org_id: str, given: dict[Provider, str]) -> AdoptionRow:
-    rules = ProposalRules(catalog=runtime.catalog, sends_payer_to_lago=runtime.reconciler.policy.sends_payer_to_lago)
+    rules = ProposalRules(catalog=runtime.catalog)
     try:
         return SingleRow(database=runtime.database, read=adopter.read, rules=rules).propose(org_id, given)
     except NotAdoptedError as error:

@@ -14,6 +14,7 @@ from sqlalchemy import func, select
 from core.adoption import guards
 from core.adoption.guards import NotAdoptedError
 from core.adoption.provider_objects import ProviderObjects
+from core.compare.desired_state import PayerPolicy
 from core.db.models.events import Event
 from core.db.models.history import LinkHistory
 from core.db.models.organizations import Organization
@@ -206,6 +207,25 @@ def test_nobody_pays_for_a_customer_without_a_payer_and_it_gets_none(theirs: Ado
     assert theirs.world.link(str(result.org_id), "lago").without_payer
 
 
+def test_a_connection_to_stripe_that_is_configured_later_gives_it_no_payer(theirs: AdoptionHarness) -> None:
+    world = theirs.world
+    row = theirs.row(stripe=theirs.stripe_customer(), lago=theirs.lago_customer(plan="professional", payer=None))
+    world.policy = PayerPolicy(sends_payer_to_lago=False)
+    org_id = str(theirs.adopt(row).org_id)
+    world.policy = PayerPolicy(sends_payer_to_lago=True)
+    world.rename(org_id, "Acme Inc")
+    world.reconcile_until_idle(org_id)
+    (customer,) = world.lago_objects("customers")
+    assert customer["name"] == "Acme Inc"
+    assert "cus_theirs" not in str(customer["billing_configuration"])
+
+
+def test_another_payer_is_refused_also_without_a_connection_to_stripe(theirs: AdoptionHarness) -> None:
+    row = theirs.row(stripe=theirs.stripe_customer(), lago=theirs.lago_customer(plan="professional", payer="cus_other"))
+    theirs.world.policy = PayerPolicy(sends_payer_to_lago=False)
+    assert "Lago charges the Stripe customer cus_other" in str(theirs.adopt(row).reason)
+
+
 def test_what_will_be_created_is_said(theirs: AdoptionHarness) -> None:
     without_subscription = theirs.adopt(theirs.row(stripe=theirs.stripe_customer(), lago=theirs.lago_customer()))
     assert without_subscription.remarks == (
@@ -224,9 +244,7 @@ def test_an_id_of_its_own_that_lago_cannot_address_is_refused(theirs: AdoptionHa
     )
     row = theirs.row(lago="acme")
     with pytest.raises(NotAdoptedError, match=r"cannot address the external id 'acme\.com', because it has a dot"):
-        guards.refuse_objects(
-            row, guards.plan_of(row, theirs.world.catalog), {"lago": found}, theirs.world.catalog, theirs.world.policy
-        )
+        guards.refuse_objects(row, guards.plan_of(row, theirs.world.catalog), {"lago": found}, theirs.world.catalog)
 
 
 @pytest.mark.parametrize(

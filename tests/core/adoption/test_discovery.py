@@ -48,7 +48,7 @@ class DiscoverySite:
                 sleep=self.world.wait,
             ),
             account_guard=self.world.account_guard,
-            rules=ProposalRules(catalog=self.world.catalog, sends_payer_to_lago=True),
+            rules=ProposalRules(catalog=self.world.catalog),
             clock=self.world.clock,
         )
 

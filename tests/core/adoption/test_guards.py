@@ -115,6 +115,23 @@ def test_another_plan_is_refused_with_the_way_out_and_the_way_out_works_up_and_d
     assert (organization.plan_tier, organization.pending_plan_tier) == ("professional", None)
 
 
+def test_a_downgrade_of_ours_that_is_not_scheduled_there_is_refused_and_the_way_out_works(
+    theirs: AdoptionHarness, row: AdoptionRow
+) -> None:
+    org_id = theirs.world.create("On professional", "professional")
+    row = replace(row, org_id=org_id, name_source="ours")
+    theirs.world.change_plan(org_id, "starter")
+    assert_refused(
+        theirs,
+        row,
+        "rejected",
+        f"{org_id} changes to starter when the period ends, and that is not scheduled at the provider: run "
+        f"`billing-sync set {org_id} --plan professional`, which cancels it",
+    )
+    theirs.world.change_plan(org_id, "professional")
+    assert theirs.adopt(row).kind == "adopted"
+
+
 @pytest.mark.parametrize("identity", ["customer", "external customer id", "external subscription id", "organization"])
 def test_an_identity_belongs_to_one_organization(theirs: AdoptionHarness, row: AdoptionRow, identity: str) -> None:
     other = theirs.world.create("Other", "professional")

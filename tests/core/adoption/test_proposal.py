@@ -42,7 +42,7 @@ CATALOG = Catalog(
         "twin": plan("twin", 4, 9900, charged_by="stripe"),
     },
 )
-RULES = ProposalRules(catalog=CATALOG, sends_payer_to_lago=True)
+RULES = ProposalRules(catalog=CATALOG)
 NOON = datetime(2026, 12, 24, 12, tzinfo=UTC)
 
 
@@ -208,6 +208,15 @@ def test_the_scheduled_plan_of_the_organization_may_follow_at_the_provider() -> 
     assert proposed(*sides, org=organization("pro", next_plan_tier="twin")).action == "conflict"
 
 
+def test_a_downgrade_of_ours_that_is_not_scheduled_at_the_provider_is_a_conflict() -> None:
+    row = proposed(stripe(subscription(item("scale_usd", 9900))), org=organization("scale", next_plan_tier="pro"))
+    assert row.action == "conflict"
+    assert (
+        "org_1 changes to pro when the period ends, and that is not scheduled at the provider; "
+        "`billing-sync set org_1 --plan scale` cancels it, then discover again"
+    ) in row.reason
+
+
 def test_the_plan_of_the_organization_decides_between_two_that_cost_the_same() -> None:
     row = proposed(stripe(subscription(item(None, 9900))), org=organization("twin"))
     assert (row.action, row.plan_tier) == ("adopt-keep-price", "twin")
@@ -241,9 +250,6 @@ def test_no_payer_is_told_and_none_is_given() -> None:
     row = proposed(lago(subscription(STARTER), payer=None), org=organization())
     assert row.action == "adopt"
     assert "Lago has no payer for it, so it charges nobody, and adopting gives it none" in row.reason
-    manual = ProposalRules(catalog=CATALOG, sends_payer_to_lago=False)
-    match = Match(organization=organization(), sides={"lago": lago(subscription(STARTER), payer=None)}, matched_by=None)
-    assert "payer" not in propose(match, manual).reason
 
 
 @pytest.mark.parametrize(
