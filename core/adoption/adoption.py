@@ -23,7 +23,7 @@ from core.adoption.provider_objects import ProviderObjects
 from core.adoption.row import AdoptionRow, ValueSource
 from core.catalog.plans import Catalog, CatalogPlan
 from core.common.validation import InvalidChangeError
-from core.compare.desired_state import PayerPolicy, customer_fingerprint, desired_state
+from core.compare.desired_state import PayerPolicy, contact_fingerprint, customer_fingerprint, desired_state
 from core.db import leases
 from core.db.database import acquire_advisory_locks
 from core.db.models.billing_links import NO_ERROR, BillingLink, MarksState
@@ -321,6 +321,7 @@ def _store_fingerprints(
         if links[provider].ownership != "adopted":
             continue
         try:
+            links[provider].adopted_fingerprint = contact_fingerprint(organization)
             desired = desired_state(provider, organization, links, rules.catalog, rules.policy)
         except RejectedError as error:
             raise NotAdoptedError(error.message) from error

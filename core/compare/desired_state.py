@@ -115,10 +115,11 @@ def desired_state(
 ) -> DesiredState:
     """``links`` are both links of the organization. Raises ``RejectedError``."""
     link, other_link = links[provider], links["lago" if provider == "stripe" else "stripe"]
+    keeps_contact = link.ownership == "adopted" and link.adopted_fingerprint == contact_fingerprint(organization)
     spec = CustomerSpec(
         org_id=organization.id,
-        name=organization.name,
-        email=organization.billing_email,
+        name=None if keeps_contact else organization.name,
+        email=None if keeps_contact else organization.billing_email,
         currency=organization.currency,
         external_ids=external_ids(link),
         writes_marks=link.marks not in {"none", "removal"},
@@ -231,6 +232,12 @@ def customer_fingerprint(spec: CustomerSpec) -> str:
         "unlinked": spec.charged_by_other_provider,
     }
     return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def contact_fingerprint(organization: Organization) -> str:
+    """Digest of our name and address, with which an adopted link remembers those of its adoption."""
+    contact = [organization.name, organization.billing_email]
+    return hashlib.sha256(json.dumps(contact).encode()).hexdigest()
 
 
 def _sold_plan(provider: Provider, organization: Organization, tier: str, catalog: Catalog) -> CatalogPlan:

@@ -161,7 +161,7 @@ TRANSITIONS: Final[Mapping[LinkEvent, Transition]] = {
         link={"active": "observed"},
     ),
     "lease_lost": Transition(
-        meaning="An attempt lost its lease after it had sent a request. What it wrote last is unknown.",
+        meaning="An attempt lost its lease after it had sent a write. What it wrote last is unknown.",
         written_by="core.reconcile.outcomes:invalidate_after_lost_lease",
         customer=_KNOWN_CUSTOMER_UNKNOWN,
         plan=_APPLIED_PLAN_UNKNOWN,

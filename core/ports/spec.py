@@ -33,7 +33,8 @@ class CustomerSpec:
     """What the customer must be. ``None``: we have no value, so the provider's own value is left alone."""
 
     org_id: str
-    name: str
+    name: str | None
+    """None only for an adopted customer, whose name and address stay until ours change."""
     email: str | None = None
     currency: str | None = None
     plan_currency: str | None = None

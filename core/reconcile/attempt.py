@@ -103,6 +103,7 @@ class SyncAttempt:
     request_id: str | None = None
     """The API request that caused that event."""
     request_count: int = field(default=0)
+    has_sent_writes: bool = False
     provider_request_ids: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_REPORTED_REQUESTS))
     """The provider's ids of the last requests that it answered."""
     account: Account | None = None
@@ -200,6 +201,7 @@ class SyncAttempt:
             except LeaseLostError:
                 self.history.drop_request()
                 raise
+            self.has_sent_writes = True
         self.request_count += 1
 
     def _check_lease(self) -> None:
@@ -256,12 +258,16 @@ class SyncAttempt:
         if not self.link.subscription_requested:
             self._prepare({"subscription_requested": True})
 
-    def prepare_customer_write(self, payer_id: str | None) -> None:
+    def prepare_customer_write(self, payer_id: str | None, *, sends_name: bool = True) -> None:
         """Call before the customer is written: after a crash or a lost response, its state is not known.
+
+        Once our name is sent, an adopted customer keeps its own one no more, also if ours changes back.
 
         A payer that is about to be sent to Lago counts as charged from now on, so that Stripe cannot start to charge.
         """
         values = self._customer_values_after("customer_write_started")
+        if sends_name and self.link.adopted_fingerprint is not None:
+            values["adopted_fingerprint"] = None
         if payer_id is not None and payer_id != self.link.payer_id:
             self._write({**values, "payer_id": payer_id, "payer_confirmed": False}, may_charge=True)
         else:

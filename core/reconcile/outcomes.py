@@ -397,7 +397,7 @@ def trip_wrong_account(attempt: SyncAttempt, message: str) -> None:
 
 
 def release(attempt: SyncAttempt) -> None:
-    """End an attempt that lost its lease before it sent anything. If no other worker has the lease, it is free now."""
+    """End an attempt that lost its lease before it sent a write. If no other worker has the lease, it is free now."""
     with attempt.database.write() as session:
         if attempt.is_breaker_probe:
             circuit_breaker.return_probe(session, attempt.provider, attempt.clock())
@@ -414,7 +414,7 @@ def release(attempt: SyncAttempt) -> None:
 
 
 def invalidate_after_lost_lease(attempt: SyncAttempt) -> None:
-    """End an attempt that lost its lease after it sent something: everything counts as unknown and is written again."""
+    """End an attempt that lost its lease after it sent a write: everything counts as unknown and is written again."""
     with attempt.database.write() as session:
         organization = commands.lock(session, attempt.organization.id)
         if organization is None:

@@ -102,9 +102,9 @@ class Reconciler:
         try:
             return self._run_to_its_end(attempt)
         except LeaseLostError:
-            if not attempt.request_count:
+            if not attempt.has_sent_writes:
                 outcomes.release(attempt)
-                return ReconcileResult(kind="waiting", reason="leased")
+                return ReconcileResult(kind="waiting", reason="leased", requeue_after=_wait_after_reads(attempt))
             outcomes.invalidate_after_lost_lease(attempt)
             return ReconcileResult(
                 kind="waiting", reason="lease_lost", requeue_after=backoff.LINK_COOLDOWN.total_seconds()
@@ -280,6 +280,10 @@ class Reconciler:
         return outcomes.defer_for_payer(attempt, until)
 
 
+def _wait_after_reads(attempt: SyncAttempt) -> float | None:
+    return backoff.LINK_COOLDOWN.total_seconds() if attempt.request_count else None
+
+
 def _end_unexpectedly(attempt: SyncAttempt, error: Exception) -> ReconcileResult:
     """Of the error only the class and the place are told: its text may repeat what was sent."""
     name, at = type(error).__name__, raised_at(error)
@@ -347,7 +351,7 @@ def _ensure_customer(
 ) -> ApplyResult:
     payer_id = desired.customer.payer_id if desired.active else None
     if desired.active:
-        attempt.prepare_customer_write(payer_id)
+        attempt.prepare_customer_write(payer_id, sends_name=desired.customer.name is not None)
     customer = billing_provider.ensure_customer(desired.customer, last_known, attempt)
     return replace(
         result,

@@ -23,6 +23,7 @@ def upgrade() -> None:
     op.add_column("billing_links", sa.Column("marks", sa.String(8), nullable=False, server_default="ours"))
     for name in ("external_customer_id", "external_subscription_id"):
         op.add_column("billing_links", sa.Column(name, sa.String(255), nullable=True))
+    op.add_column("billing_links", sa.Column("adopted_fingerprint", sa.String(64), nullable=True))
     op.add_column("billing_links", sa.Column("without_payer", sa.Boolean(), nullable=False, server_default=sa.false()))
     op.add_column("billing_links", sa.Column("observation", _OBJECT, nullable=True))
     op.add_column("billing_links", sa.Column("observed_at", sa.DateTime(timezone=True), nullable=True))

@@ -62,9 +62,15 @@ class LagoCustomers:
         entity_code = self._billing_entity_code if lago_id is None and found is None else None
         if found is not None and is_known_older:
             lago_id, payer_before = found.lago_id, _payer_id(found)
+        there = self._read_adopted(spec, last_known, attempt) if last_known.is_adopted and found is None else found
+        if there is not None and last_known.is_adopted:
+            spec = _without_first_address(spec, there)
         requested_at = datetime.now(UTC)
         # A payer that Lago has already is not sent again, so that this request overwrites nobody's change of it.
         sends_payer = payer_before is None or spec.payer_id != payer_before
+        if there is not None and spec.name is None and not (sends_payer and self._has_other_payer(spec, there)):
+            self._check_response(spec, replace(last_known, customer_id=lago_id), there, sends_payer=False)
+            return Customer(id=there.lago_id, payer_id=_payer_id(there), is_older=is_known_older)
         methods = self._first_link_methods(spec, last_known, attempt) if sends_payer else ()
         attempt.before_change(
             lambda: self._planned_upsert(spec, replace(last_known, customer_id=lago_id), attempt, sends_payer)
@@ -192,6 +198,15 @@ class LagoCustomers:
             self._refuse_another_payer(spec, last_known, found)
         elif found is not None:
             self._refuse_unclear_payments(spec, last_known, found, attempt)
+        return found
+
+    def _read_adopted(
+        self, spec: CustomerSpec, last_known: LastKnown, attempt: AttemptContext
+    ) -> CustomerResponse | None:
+        """None: it is not known in Lago, and a write says what is wrong, unless it would create one without a name."""
+        found = self._find(spec, _external_id(spec), attempt)
+        if found is None and spec.name is None and last_known.customer_id is not None:
+            raise self._unknown_id_error(spec, last_known.customer_id, attempt)
         return found
 
     def _refuse_unclear_payments(
@@ -359,6 +374,12 @@ def _shown_id(spec: CustomerSpec) -> str:
 def _refuse_another_customer(spec: CustomerSpec, external_id: str, response: CustomerResponse) -> None:
     if response.external_id != external_id:
         raise _rejection(spec, f"Lago returned another customer, {printable(response.external_id)}; check Lago")
+
+
+def _without_first_address(spec: CustomerSpec, found: CustomerResponse) -> CustomerSpec:
+    """Lago has several addresses, with commas, and we know the first one: sent again, it would delete the others."""
+    first = (found.email or "").split(",")[0].strip()
+    return replace(spec, email=None) if spec.email == first else spec
 
 
 def _existed_before(response: CustomerResponse, requested_at: datetime) -> bool:

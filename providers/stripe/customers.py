@@ -73,7 +73,7 @@ class StripeCustomers:
             # In a URL it names no customer: POST /v1/customers/ would create a new one.
             message = f"{last_known.customer_id!r} is not a customer id; {_set_id_advice(spec)}"
             raise RejectedError(STRIPE, message)
-        if last_known.confirmed:
+        if last_known.confirmed and spec.name is not None:
             return _to_customer(self._update(last_known.customer_id, spec, attempt))
         return self._verify_and_update(last_known.customer_id, spec, last_known, attempt)
 
@@ -177,7 +177,7 @@ class StripeCustomers:
         if spec.charged_by_other_provider:
             _refuse_other_payments(found.id, self._live_subscriptions(found, attempt), spec, last_known, attempt)
         has_marks = found.org_id == spec.org_id or not spec.writes_marks
-        matches_spec = found.name == spec.name and has_marks and spec.email in {None, found.email}
+        matches_spec = spec.name in {None, found.name} and has_marks and spec.email in {None, found.email}
         return _to_customer(found if matches_spec else self._update(found.id, spec, attempt))
 
     def _live_subscriptions(self, found: StripeCustomer, attempt: AttemptContext) -> list[StripeSubscriptionSummary]:
@@ -372,7 +372,8 @@ def _is_of_former_database(created: int | None, last_known: LastKnown, attempt: 
 def _request_body(spec: CustomerSpec, database_id: str) -> dict[str, Json]:
     marks = to_metadata({"org_id": spec.org_id, "database_id": database_id})
     email: dict[str, Json] = {"email": spec.email} if spec.email else {}
-    return {"name": spec.name, **email, "metadata": {**marks}}
+    name: dict[str, Json] = {"name": spec.name} if spec.name is not None else {}
+    return {**name, **email, "metadata": {**marks}}
 
 
 def _update_body(spec: CustomerSpec, database_id: str) -> dict[str, Json]:

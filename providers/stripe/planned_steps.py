@@ -35,7 +35,7 @@ def customer_update(found: StripeCustomer, spec: CustomerSpec) -> list[PlannedSt
     fields = [
         name
         for name, is_changed in (
-            ("name", found.name != spec.name),
+            ("name", spec.name not in {None, found.name}),
             ("email", spec.email not in {None, found.email}),
             ("metadata", spec.writes_marks and found.org_id != spec.org_id),
         )

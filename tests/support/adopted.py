@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from core.compare.desired_state import customer_fingerprint, desired_state
+from core.compare.desired_state import contact_fingerprint, customer_fingerprint, desired_state
 from core.db.models.billing_links import BillingLink, MarksState
 from core.db.models.organizations import Organization
 from core.events.event_types import ChangeContext
@@ -110,6 +110,7 @@ def _link(world: SyncWorld, org_id: str, **columns: dict[str, Any]) -> None:
             for name, value in (values | columns[provider]).items():
                 setattr(link, name, value)
             link.applied_version = link.desired_version
+            link.adopted_fingerprint = contact_fingerprint(organization)
         for provider, link in adopted.items():
             desired = desired_state(provider, organization, links, world.catalog, world.policy)
             link.customer_fingerprint = customer_fingerprint(desired.customer)

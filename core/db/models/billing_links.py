@@ -93,6 +93,8 @@ class BillingLink(Leased, Base):
     customer_state: Mapped[CustomerState] = mapped_column(String(12))
     customer_fingerprint: Mapped[str | None] = mapped_column(String(64))
     """Digest of the customer as last written, while ``customer_state`` is applied; else NULL."""
+    adopted_fingerprint: Mapped[str | None] = mapped_column(String(64))
+    """Digest of our name and address when it was adopted: while they are the same, the provider's own ones stay."""
     plan_state: Mapped[PlanState] = mapped_column(String(8))
     applied_plan: Mapped[str | None] = mapped_column(String(255))
     """The provider's code of the plan, while ``plan_state`` is applied; else NULL."""
