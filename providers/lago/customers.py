@@ -62,15 +62,15 @@ class LagoCustomers:
         entity_code = self._billing_entity_code if lago_id is None and found is None else None
         if found is not None and is_known_older:
             lago_id, payer_before = found.lago_id, _payer_id(found)
-        there = self._read_adopted(spec, last_known, attempt) if last_known.is_adopted and found is None else found
-        if there is not None and last_known.is_adopted:
-            spec = _without_first_address(spec, there)
+        in_lago = self._read_adopted(spec, last_known, attempt) if last_known.is_adopted and found is None else found
+        if in_lago is not None and last_known.is_adopted:
+            spec = _without_first_address(spec, in_lago)
         requested_at = datetime.now(UTC)
         # A payer that Lago has already is not sent again, so that this request overwrites nobody's change of it.
         sends_payer = payer_before is None or spec.payer_id != payer_before
-        if there is not None and spec.name is None and not (sends_payer and self._has_other_payer(spec, there)):
-            self._check_response(spec, replace(last_known, customer_id=lago_id), there, sends_payer=False)
-            return Customer(id=there.lago_id, payer_id=_payer_id(there), is_older=is_known_older)
+        if in_lago is not None and spec.name is None and not (sends_payer and self._has_other_payer(spec, in_lago)):
+            self._check_response(spec, replace(last_known, customer_id=lago_id), in_lago, sends_payer=False)
+            return Customer(id=in_lago.lago_id, payer_id=_payer_id(in_lago), is_older=is_known_older)
         methods = self._first_link_methods(spec, last_known, attempt) if sends_payer else ()
         attempt.before_change(
             lambda: self._planned_upsert(spec, replace(last_known, customer_id=lago_id), attempt, sends_payer)
