@@ -36,6 +36,7 @@ from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
 from worker.config.settings import Settings
 from worker.processes.embedded import EmbeddedProcess
+from worker.wiring.database import connect_to_file
 
 DEMO_CUSTOMERS: Final = 300
 DEMO_SEED: Final = 1
@@ -102,7 +103,7 @@ class _Demo:
 
     @contextmanager
     def database(self) -> Iterator[Database]:
-        database = Database(f"sqlite:///{self.folder / 'billing-sync.db'}")
+        database = connect_to_file(self.folder / "billing-sync.db")
         try:
             yield database
         finally:

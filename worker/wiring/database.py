@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import closing
+from pathlib import Path
 from typing import Final
 
 import structlog
@@ -36,6 +37,11 @@ def connect(settings: Settings, *, pool_size: int = DEFAULT_POOL_SIZE) -> Databa
 def connect_directly(settings: Settings) -> Database:
     """Without the pooler, if there is one and DATABASE_DIRECT_URL is set."""
     return Database(settings.database_direct_url or settings.database, pool_size=1)
+
+
+def connect_to_file(path: Path) -> Database:
+    """The SQLite file of a demo, which has no settings of its own."""
+    return Database(f"sqlite:///{path}")
 
 
 def wait_until_ready(settings: Settings, *, for_writes: bool, stopping: threading.Event) -> None:
