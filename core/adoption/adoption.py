@@ -33,7 +33,7 @@ from core.events import link_history, outbox
 from core.events.event_types import ChangeContext
 from core.organizations import commands, link_states, plan_changes
 from core.organizations.commands import NewOrganization
-from core.organizations.links import mark_for_sync
+from core.organizations.links import end_attempts, mark_for_sync
 from core.ports import arrangement
 from core.ports.errors import RejectedError
 from core.ports.spec import PROVIDERS, Provider
@@ -94,7 +94,8 @@ def adopt(change: ChangeContext, row: AdoptionRow, objects: Objects, rules: Adop
     for provider, found in objects.items():
         if not guards.is_ours(links[provider]):
             _adopt_link(change, organization, provider, found, row, plan, rules)
-    _request_checks(change, organization.id)
+    # A webhook of before is not lost: an observing attempt stores neither payment problems nor credit.
+    end_attempts(change, organization.id)
     outbox.record(change, "organization.adopted", organization.id, {"action": row.action})
     if not is_new:
         mark_for_sync(change, organization)
@@ -206,7 +207,7 @@ def _adopt_link(  # noqa: PLR0913, PLR0917 - one link of one row
     plan: CatalogPlan,
     rules: AdoptionRules,
 ) -> None:
-    """The lease must be free, and its generation ends any attempt that comes back later."""
+    """The lease must be free. An attempt that comes back later is ended by the caller."""
     status = change.session.get_one(ProviderStatus, provider)
     values = {
         "customer_id": found.customer.id,
@@ -214,7 +215,6 @@ def _adopt_link(  # noqa: PLR0913, PLR0917 - one link of one row
         "livemode": status.livemode,
         "ownership": "adopted",
         **_plan_values(provider, found, row, plan),
-        "generation": BillingLink.generation + 1,
         **NO_ERROR,
     }
     if provider == "stripe":
@@ -244,16 +244,6 @@ def _adopt_link(  # noqa: PLR0913, PLR0917 - one link of one row
         action=row.action,
         customer_id=found.customer.id,
         subscription_id=found.subscription.id if found.subscription else None,
-    )
-
-
-def _request_checks(change: ChangeContext, org_id: str) -> None:
-    """A webhook of before is not lost: an observing attempt stores neither payment problems nor credit."""
-    change.session.execute(
-        update(BillingLink)
-        .where(BillingLink.org_id == org_id)
-        .values(checks_requested=BillingLink.checks_requested + 1)
-        .execution_options(synchronize_session=False)
     )
 
 
@@ -334,7 +324,7 @@ def _remarks(
     if links["lago"].without_payer:
         yield (
             "Lago charges nobody, because the customer has no payer, and it is given none: "
-            f"`billing-sync adopt {links['lago'].org_id} --give-payer` gives it one"
+            "`billing-sync adopt ORG --give-payer` gives it one"
         )
     for provider in PROVIDERS:
         needs_subscription = provider in {"lago", plan.charged_by}

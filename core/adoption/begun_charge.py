@@ -21,7 +21,7 @@ class BegunCharge:
     interval: BillingInterval
 
 
-def begun_charge(row: AdoptionRow, catalog: Catalog, *, sends_payer_to_lago: bool) -> BegunCharge | None:
+def begun_charge(row: AdoptionRow, catalog: Catalog) -> BegunCharge | None:
     """None: it has a subscription already, it costs nothing, or Lago has no payer and is given none."""
     plan = catalog.plans.get(row.plan_tier or "")
     if row.action in {"skip", "conflict"} or plan is None or plan.amount == 0:
@@ -29,7 +29,7 @@ def begun_charge(row: AdoptionRow, catalog: Catalog, *, sends_payer_to_lago: boo
     side = row.sides.get(plan.charged_by)
     if side is not None and side.subscription_id is not None:
         return None
-    if plan.charged_by == "lago" and sends_payer_to_lago and side is not None and side.payer_id is None:
+    if plan.charged_by == "lago" and side is not None and side.payer_id is None:
         return None
     return BegunCharge(
         row=row, provider=plan.charged_by, amount=plan.amount, currency=plan.currency, interval=plan.interval

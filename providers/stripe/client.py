@@ -20,7 +20,7 @@ import stripe
 from pydantic import ValidationError
 
 from core.common.json_types import Json
-from core.ports.errors import AmbiguousError
+from core.ports.errors import AmbiguousError, RejectedError
 from core.ports.provider import RequestPermits
 from providers.stripe import errors
 from providers.stripe.errors import STRIPE
@@ -33,6 +33,7 @@ from providers.transport.permits import refuse_write
 
 ModelT = TypeVar("ModelT", bound=StripeModel)
 ResourceT = TypeVar("ResourceT", bound=StripeResource)
+FetchPage = Callable[[str | None], stripe.StripeObject]
 
 STRIPE_PAGE_SIZE = 100  # the most Stripe gives at once
 MAX_STRIPE_CONNECTIONS = 20  # stripe.md 3: at most 20 requests in flight
@@ -117,7 +118,7 @@ class StripeClient:
         guard: RequestPermits,
         operation: str,
         purpose: str,
-        fetch_page: Callable[[str | None], stripe.StripeObject],
+        fetch_page: FetchPage,
         page_type: type[StripePage[ResourceT]],
         max_pages: int,
     ) -> list[ResourceT]:
@@ -135,6 +136,23 @@ class StripeClient:
             "`billing-sync set-customer-id ORG --stripe cus_…`"
         )
         raise AmbiguousError(STRIPE, message)
+
+    def page_after(  # noqa: PLR0913, PLR0917 - as for one request
+        self,
+        guard: RequestPermits,
+        operation: str,
+        purpose: str,
+        fetch_page: FetchPage,
+        cursor: str | None,
+        page_type: type[StripePage[ResourceT]],
+    ) -> StripePage[ResourceT]:
+        """The page after this id, or the first page again if the object with that id was deleted."""
+        try:
+            return self.send(guard, operation, purpose, functools.partial(fetch_page, cursor), page_type)
+        except RejectedError as error:
+            if cursor is None or error.code != errors.RESOURCE_MISSING:
+                raise
+        return self.send(guard, operation, purpose, functools.partial(fetch_page, None), page_type)
 
     def close(self) -> None:
         self._transport.close()
@@ -162,6 +180,11 @@ class StripeClient:
             return failure
         except (ValidationError, decimal.InvalidOperation):
             return errors.failure_with_code(purpose, "unreadable")
+
+
+def next_cursor(page: StripePage[ResourceT]) -> str | None:
+    """The id after which the next page begins; None: this is the last one."""
+    return page.data[-1].id if page.has_more and page.data else None
 
 
 def with_idempotency_key(idempotency_key: str) -> stripe.RequestOptions:

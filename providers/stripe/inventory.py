@@ -6,10 +6,9 @@ are part of the responses, so a restricted key must be allowed to read them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
 import stripe
 from pydantic import Field, field_validator
@@ -25,7 +24,7 @@ from core.ports.inventory import (
 )
 from core.ports.observed import ObservedPage
 from core.ports.provider import RequestPermits
-from providers.stripe.client import STRIPE_PAGE_SIZE, StripeClient
+from providers.stripe.client import STRIPE_PAGE_SIZE, StripeClient, next_cursor
 from providers.stripe.errors import RESOURCE_MISSING
 from providers.stripe.metadata import DATABASE_ID_KEY, ORG_ID_KEY
 from providers.stripe.minor_units import STRIPE_UNITS
@@ -35,7 +34,6 @@ from providers.stripe.responses import (
     StripeCustomer,
     StripeModel,
     StripePage,
-    StripeResource,
     StripeSubscription,
     StripeSubscriptionItem,
 )
@@ -45,9 +43,6 @@ from providers.transport.safe_ids import printable
 _MAX_SUBSCRIPTION_PAGES: Final = 5  # of one customer, which may have 500 subscriptions (stripe.md 6)
 _MAX_NAMED_ORGANIZATIONS: Final = 5
 _MAX_ID_LENGTH: Final = 255
-
-ResourceT = TypeVar("ResourceT", bound=StripeResource)
-FetchPage = Callable[[str | None], stripe.StripeObject]
 
 
 class StripeCoupon(StripeModel):
@@ -116,10 +111,15 @@ class StripeInventory:
             params: CustomerListParams = {"limit": STRIPE_PAGE_SIZE, "expand": ["data.discount.source.coupon"]}
             return self._client.v1.customers.list(params if last_id is None else {**params, "starting_after": last_id})
 
-        found = self._page_after(
-            "GET /v1/customers", "list the customers", fetch_page, cursor, StripePage[_DiscountedCustomer]
+        found = self._client.page_after(
+            self._permits,
+            "GET /v1/customers",
+            "list the customers",
+            fetch_page,
+            cursor,
+            StripePage[_DiscountedCustomer],
         )
-        return ObservedPage(rows=tuple(map(_customer, found.data)), next_cursor=_next_cursor(found))
+        return ObservedPage(rows=tuple(map(_customer, found.data)), next_cursor=next_cursor(found))
 
     def subscriptions(self, cursor: str | None) -> ObservedPage[InventorySubscription]:
         def fetch_page(last_id: str | None) -> stripe.StripeObject:
@@ -128,10 +128,15 @@ class StripeInventory:
                 params if last_id is None else {**params, "starting_after": last_id}
             )
 
-        found = self._page_after(
-            "GET /v1/subscriptions", "list the subscriptions", fetch_page, cursor, StripePage[_InventoriedSubscription]
+        found = self._client.page_after(
+            self._permits,
+            "GET /v1/subscriptions",
+            "list the subscriptions",
+            fetch_page,
+            cursor,
+            StripePage[_InventoriedSubscription],
         )
-        return ObservedPage(rows=_live(found.data), next_cursor=_next_cursor(found))
+        return ObservedPage(rows=_live(found.data), next_cursor=next_cursor(found))
 
     def discounts(self, cursor: str | None) -> ObservedPage[InventoryDiscount]:  # noqa: ARG002 - customers show theirs
         return ObservedPage(rows=(), next_cursor=None)
@@ -177,26 +182,6 @@ class StripeInventory:
             _MAX_SUBSCRIPTION_PAGES,
         )
         return list(_live(found))
-
-    def _page_after(
-        self,
-        operation: str,
-        purpose: str,
-        fetch_page: FetchPage,
-        cursor: str | None,
-        page_type: type[StripePage[ResourceT]],
-    ) -> StripePage[ResourceT]:
-        """The page after this id, or the first page again if the object with that id was deleted."""
-        try:
-            return self._client.send(self._permits, operation, purpose, partial(fetch_page, cursor), page_type)
-        except RejectedError as error:
-            if cursor is None or error.code != RESOURCE_MISSING:
-                raise
-        return self._client.send(self._permits, operation, purpose, partial(fetch_page, None), page_type)
-
-
-def _next_cursor(page: StripePage[ResourceT]) -> str | None:
-    return page.data[-1].id if page.has_more and page.data else None
 
 
 def _customer(found: _DiscountedCustomer) -> InventoryCustomer:

@@ -6,10 +6,8 @@ Stripe's events show who wrote last: a request of ours carries a key of ours, a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from datetime import UTC, datetime
-from functools import partial
-from typing import TypeVar
 
 import stripe
 from pydantic import ValidationError
@@ -28,7 +26,7 @@ from core.ports.observed import (
 )
 from core.ports.provider import RequestPermits
 from providers.stripe.balances import credit_of
-from providers.stripe.client import STRIPE_PAGE_SIZE, StripeClient
+from providers.stripe.client import STRIPE_PAGE_SIZE, StripeClient, next_cursor
 from providers.stripe.errors import MISSING_PERMISSION, RESOURCE_MISSING
 from providers.stripe.metadata import only_ours, read_marks
 from providers.stripe.plan_changes import SubscriptionState, arrangement_of, parse_state
@@ -36,7 +34,6 @@ from providers.stripe.responses import (
     StripeCustomer,
     StripeEvent,
     StripePage,
-    StripeResource,
     StripeSubscription,
     StripeSubscriptionSummary,
 )
@@ -54,9 +51,6 @@ _WRITE_EVENT_TYPES = [
     "customer.subscription.updated",
     "customer.subscription.deleted",
 ]
-
-ResourceT = TypeVar("ResourceT", bound=StripeResource)
-FetchPage = Callable[[str | None], stripe.StripeObject]
 
 
 class _ListedSubscription(StripeSubscriptionSummary):
@@ -85,10 +79,10 @@ class StripeStateReader:
             params: CustomerListParams = {"limit": STRIPE_PAGE_SIZE}
             return self._client.v1.customers.list(params if last_id is None else {**params, "starting_after": last_id})
 
-        found = self._page_after(
-            "GET /v1/customers", "list the customers", fetch_page, cursor, StripePage[StripeCustomer]
+        found = self._client.page_after(
+            self._permits, "GET /v1/customers", "list the customers", fetch_page, cursor, StripePage[StripeCustomer]
         )
-        return ObservedPage(rows=tuple(map(_observed_customer, found.data)), next_cursor=_next_cursor(found))
+        return ObservedPage(rows=tuple(map(_observed_customer, found.data)), next_cursor=next_cursor(found))
 
     def subscriptions(self, cursor: str | None) -> ObservedPage[ObservedSubscription]:
         def fetch_page(last_id: str | None) -> stripe.StripeObject:
@@ -97,10 +91,15 @@ class StripeStateReader:
                 params if last_id is None else {**params, "starting_after": last_id}
             )
 
-        found = self._page_after(
-            "GET /v1/subscriptions", "list the subscriptions", fetch_page, cursor, StripePage[_ListedSubscription]
+        found = self._client.page_after(
+            self._permits,
+            "GET /v1/subscriptions",
+            "list the subscriptions",
+            fetch_page,
+            cursor,
+            StripePage[_ListedSubscription],
         )
-        return ObservedPage(rows=_live_subscriptions(found), next_cursor=_next_cursor(found))
+        return ObservedPage(rows=_live_subscriptions(found), next_cursor=next_cursor(found))
 
     def read(
         self,
@@ -145,15 +144,15 @@ class StripeStateReader:
         cursor: str | None = None
         for _ in range(_MAX_EVENT_PAGES):
             try:
-                page = self._page_after(
-                    "GET /v1/events", "list the events", fetch_page, cursor, StripePage[_WriteEvent]
+                page = self._client.page_after(
+                    self._permits, "GET /v1/events", "list the events", fetch_page, cursor, StripePage[_WriteEvent]
                 )
             except RejectedError as error:
                 if error.code != MISSING_PERMISSION:
                     raise
                 return []
             found += [_remote_write(event) for event in page.data]
-            cursor = _next_cursor(page)
+            cursor = next_cursor(page)
             if cursor is None:
                 break
         return found
@@ -164,22 +163,6 @@ class StripeStateReader:
             path = f"/v1/subscriptions/{repair.observed.id}"
             requests += [f"GET {path}", *[f"POST {path}"] * _count_updates(repair)]
         return requests
-
-    def _page_after(
-        self,
-        operation: str,
-        purpose: str,
-        fetch_page: FetchPage,
-        cursor: str | None,
-        page_type: type[StripePage[ResourceT]],
-    ) -> StripePage[ResourceT]:
-        """The page after this id, or the first page again if the object with that id was deleted."""
-        try:
-            return self._client.send(self._permits, operation, purpose, partial(fetch_page, cursor), page_type)
-        except RejectedError as error:
-            if cursor is None or error.code != RESOURCE_MISSING:
-                raise
-        return self._client.send(self._permits, operation, purpose, partial(fetch_page, None), page_type)
 
     def _read_customer(self, org_id: str, customer_id: str) -> ObservedCustomer | None:
         try:
@@ -205,10 +188,6 @@ class StripeStateReader:
             StripePage[_ListedSubscription],
         )
         return _live_subscriptions(found)
-
-
-def _next_cursor(page: StripePage[ResourceT]) -> str | None:
-    return page.data[-1].id if page.has_more and page.data else None
 
 
 def _observed_customer(customer: StripeCustomer) -> ObservedCustomer:

@@ -15,7 +15,7 @@ from tests.crash.points import CARRIERS, CARRYING_METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
 
-_SENDERS = {"send", "send_or_none", "list_page", "list_all"}
+_SENDERS = {"send", "send_or_none", "list_page", "list_all", "page_after"}
 _SENDS_THROUGH = {"_client"}
 _PUBLISHERS = {"send_task", "retry"}
 _QUEUE_METHODS = {"send", "publish"}  # of tasks.queue

@@ -117,15 +117,10 @@ def confirm_accounts(runtime: Runtime) -> None:
 
 def confirm_charges(runtime: Runtime, rows: Sequence[AdoptionRow], *, yes: bool) -> None:
     """Whatever changes in what is paid, in one confirmation, before anything is stored."""
-    catalog, policy = runtime.catalog, runtime.reconciler.policy
+    catalog = runtime.catalog
     new = [row for row in rows if not _is_adopted(runtime.database, row)]
     changes = list(filter(None, (price_change.price_change(row, catalog) for row in new)))
-    begun = list(
-        filter(
-            None,
-            (begun_charge.begun_charge(row, catalog, sends_payer_to_lago=policy.sends_payer_to_lago) for row in new),
-        )
-    )
+    begun = list(filter(None, (begun_charge.begun_charge(row, catalog) for row in new)))
     lines = [*(price_change_lines(changes) if changes else ()), *(begun_lines(begun) if begun else ())]
     if lines:
         confirmation.confirm(lines, yes=yes)
