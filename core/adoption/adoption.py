@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -36,7 +36,10 @@ from core.organizations.commands import NewOrganization
 from core.organizations.links import end_attempts, mark_for_sync
 from core.ports import arrangement
 from core.ports.errors import RejectedError
-from core.ports.spec import PROVIDERS, Provider
+from core.ports.spec import PROVIDER_NAMES, PROVIDERS, Provider
+
+# Where Stripe charges, Lago has a subscription without a payer.
+_UNPAID: Final[tuple[Provider, Provider]] = ("lago", "stripe")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -328,12 +331,14 @@ def _remarks(
         )
     for provider in PROVIDERS:
         needs_subscription = provider in {"lago", plan.charged_by}
-        name = "Stripe" if provider == "stripe" else "Lago"
+        name = PROVIDER_NAMES[provider]
+        unpaid = "; Stripe charges, so nobody pays for it in Lago" if (provider, plan.charged_by) == _UNPAID else ""
         if provider not in objects and links[provider].customer_id is None:
             also = " with a subscription" if needs_subscription else ""
-            yield f"a customer{also} will be created at {name} once the organization is managed"
+            yield f"a customer{also} will be created at {name} once the organization is managed{unpaid}"
         elif provider in objects and objects[provider].subscription is None and needs_subscription:
-            yield f"a subscription to {plan.code(provider)} will begin at {name} once the organization is managed"
+            code = plan.code(provider)
+            yield f"a subscription to {code} will begin at {name} once the organization is managed{unpaid}"
     if row.action == "change-to-catalog":
         yield "the price changes to the catalog's once the organization is managed"
 

@@ -38,7 +38,7 @@ READER_PURPOSE: Final = "adoption"
 _NOT_ADOPTED: Final[frozenset[AdoptionResultKind]] = frozenset({"left", "rejected"})
 _KIND_TEXTS: Final[dict[AdoptionResultKind, str]] = {
     "adopted": "adopted",
-    "already_adopted": "was adopted already",
+    "already_adopted": "adopted before",
     "left": "left",
     "rejected": "refused",
     "skipped": "skipped",

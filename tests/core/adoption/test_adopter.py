@@ -237,6 +237,17 @@ def test_what_will_be_created_is_said(theirs: AdoptionHarness) -> None:
     )
 
 
+def test_what_begins_in_lago_where_stripe_charges_is_paid_by_nobody(theirs: AdoptionHarness) -> None:
+    theirs.world.set_charging_provider("stripe")
+    assert theirs.adopt(theirs.row(stripe=theirs.stripe_customer())).remarks == (
+        "a subscription to professional_monthly_usd will begin at Stripe once the organization is managed",
+        (
+            "a customer with a subscription will be created at Lago once the organization is managed; Stripe charges, so "
+            "nobody pays for it in Lago"
+        ),
+    )
+
+
 def test_an_id_of_its_own_that_lago_cannot_address_is_refused(theirs: AdoptionHarness) -> None:
     side = theirs.side("lago", theirs.lago_customer(plan="professional"))
     found = ProviderObjects(
