@@ -242,8 +242,8 @@ def test_what_begins_in_lago_where_stripe_charges_is_paid_by_nobody(theirs: Adop
     assert theirs.adopt(theirs.row(stripe=theirs.stripe_customer())).remarks == (
         "a subscription to professional_monthly_usd will begin at Stripe once the organization is managed",
         (
-            "a customer with a subscription will be created at Lago once the organization is managed; Stripe charges, so "
-            "nobody pays for it in Lago"
+            "a customer with a subscription will be created at Lago once the organization is managed; Stripe charges, "
+            "so nobody pays for it in Lago"
         ),
     )
 
