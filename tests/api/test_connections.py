@@ -147,13 +147,16 @@ def test_unfinished_heads_take_a_bounded_amount_of_memory(api: Api) -> None:
 @pytest.mark.slow
 @one_database
 def test_responses_that_nobody_reads_take_a_bounded_amount_of_memory(api: Api) -> None:
+    """The system holds the first bytes of each connection; so what is left of the response differs in size."""
     size = len(api.get("/docs/swagger-ui-bundle.js").content)
-    request = b"GET /docs/swagger-ui-bundle.js HTTP/1.1\r\nHost: x\r\n\r\n"
+    request, smaller = (
+        f"GET /docs/swagger-ui{name} HTTP/1.1\r\nHost: x\r\n\r\n".encode() for name in ("-bundle.js", ".css")
+    )
     with ExitStack() as stack:
-        count = 2 * MAX_BUFFERED_BYTES // size
+        count = 4 * MAX_BUFFERED_BYTES // size
         connections = [stack.enter_context(connect_with_a_small_buffer(api.url)) for _ in range(count)]
-        for connection in connections:
-            connection.sendall(request * RESPONSES)
+        for number, connection in enumerate(connections):
+            connection.sendall(smaller * (number % 10) + request * RESPONSES)
         until(lambda: any(line["event"] == "connections_refused" for line in api.log), "the oldest is closed")
         assert api.get("/healthz").is_success
         received = 0

@@ -36,6 +36,7 @@ from tests.money.tally import Tally
 from tests.observing import terms
 from tests.observing.judge import Expectation
 from tests.observing.states import SeededState
+from tests.observing.terms import ProviderTerms
 
 STATES: Final = 1_000
 STATES_PER_LINE: Final = 20
@@ -147,6 +148,8 @@ class _Comparison:
             self._reconcile("stripe")
         before = terms.read(world.sandbox.state(), provider, self.org_id)
         self._reconcile(provider)
+        if world.link(self.org_id, provider).state == "observed":
+            return self._check_given_back(provider, before)
         organization, link = world.organization(self.org_id), world.link(self.org_id, provider)
         payer = world.link(self.org_id, "stripe").customer_id
         expectation = Expectation.of(provider, organization, payer, before)
@@ -157,6 +160,14 @@ class _Comparison:
         if not _is_same_problem(problem.message if problem is not None else None, link.error_message):
             found.append(f"planned problem: {problem}; is {link.state}: {link.error_message}")
         return [f"{provider}, {[step.kind for step in planned.steps]}: {each}" for each in found]
+
+    def _check_given_back(self, provider: Provider, before: ProviderTerms) -> list[str]:
+        """Only an organization that is given back stays observed: its Lago link, until Stripe's marks are removed."""
+        world = self.story.world
+        if provider != "lago" or world.link(self.org_id, "stripe").marks != "removal":
+            return [f"{provider} is observed in manage mode"]
+        is_unchanged = terms.read(world.sandbox.state(), provider, self.org_id) == before
+        return [] if is_unchanged else [f"{provider} was changed while the organization is given back"]
 
     def _reconcile(self, provider: Provider) -> None:
         """One attempt, without the wait after the one before."""

@@ -34,7 +34,10 @@ def test_the_demo_shows_every_organization_in_sync(tmp_path: Path) -> None:
 
 
 def test_the_demo_meets_nothing_that_the_environment_names(tmp_path: Path) -> None:
-    """One Stripe and three Lago calls for each that is new: imported, so read first. The others are never made."""
+    """One Stripe and three Lago calls for each that is new: imported, so read first. The others are never made.
+
+    The account, the plans and the pages that ``adopt discover`` reads are of no organization: some requests in all.
+    """
     shown = console.run(tmp_path, "demo", "--json", settings=LIVE)
     assert shown.returncode == 0, shown.stderr
     told = json.loads(shown.stdout)
@@ -45,8 +48,8 @@ def test_the_demo_meets_nothing_that_the_environment_names(tmp_path: Path) -> No
     assert [(each["stripe_calls"], each["lago_calls"]) for each in new] == [(1, 3)] * 3
     assert (changed["name"], changed["plan_tier"]) == ("Northwind Traders", "enterprise")
     assert changed["pending_plan_tier"] == "starter"
-    assert told["stripe_calls"] == sum(each["stripe_calls"] for each in told["organizations"])
-    assert told["lago_calls"] == sum(each["lago_calls"] for each in told["organizations"])
+    assert 0 < told["stripe_calls"] - sum(each["stripe_calls"] for each in told["organizations"]) <= 10
+    assert 0 < told["lago_calls"] - sum(each["lago_calls"] for each in told["organizations"]) <= 10
 
 
 def test_the_demo_shows_its_log_when_asked_and_fits_a_wide_screen(tmp_path: Path) -> None:
