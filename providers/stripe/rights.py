@@ -101,7 +101,7 @@ STRIPE_RIGHTS: Final = (
         resource="Prices",
         access="Write",
         id="rak_plan_write",
-        requests=("POST /v1/prices", "GET /v1/prices"),
+        requests=("POST /v1/prices", "GET /v1/prices", "GET /v1/prices/{id}"),
         affects="some",
         consequence="`billing-sync plans push` creates no price in Stripe, and who needs a price there is parked",
         read_one=lambda client: client.v1.prices.list({"limit": 1}),
@@ -135,6 +135,15 @@ STRIPE_RIGHTS: Final = (
             "not noticed, and a drift check does not say who changed what"
         ),
         read_one=lambda client: client.v1.events.list({"limit": 1}),
+    ),
+    StripeRight(
+        resource="Coupons",
+        access="Read",
+        id="rak_coupon_read",
+        requests=("GET /v1/coupons", "GET /v1/customers", "GET /v1/customers/{id}", "GET /v1/subscriptions"),
+        affects="some",
+        consequence="`billing-sync adopt discover` and `adopt apply` cannot read who has a discount, and adopt nobody",
+        read_one=lambda client: client.v1.coupons.list({"limit": 1}),
     ),
     ACCOUNT_RIGHT,
     StripeRight(

@@ -62,6 +62,10 @@ class StripeDiscountsApi:
         self._tables.coupons.put(coupon_id, row)
         return row
 
+    def list_coupons(self, form: JsonDocument) -> JsonDocument:
+        sent = forms.validate(form, forms.PAGINATION_FIELDS)
+        return self._tables.page(list(self._tables.coupons), sent, "/v1/coupons")
+
     def of_customer(self, customer_id: str, coupon_id: str) -> JsonDocument:
         """A customer's discount is no id: every answer contains it."""
         return self._discount(coupon_id, customer_id, None)

@@ -38,6 +38,7 @@ OPERATION_PERMISSIONS: Final[dict[str, tuple[str, ...]]] = {
     "GET /v1/subscriptions/{id}": ("subscription_read",),
     "POST /v1/subscriptions/{id}": ("subscription_write",),
     "DELETE /v1/subscriptions/{id}": ("subscription_write",),
+    "GET /v1/coupons": ("coupon_read",),
     "GET /v1/events": ("event_read",),
     "GET /v1/events/{id}": ("event_read",),
     "GET /v1/webhook_endpoints": ("webhook_read",),
@@ -61,6 +62,7 @@ OPERATION_PERMISSIONS: Final[dict[str, tuple[str, ...]]] = {
     "POST /v1/credit_notes/{id}/void": ("credit_note_write",),
 }
 EXPANSION_PERMISSIONS: Final[dict[str, str]] = {
+    "coupon": "coupon_read",
     "credit_note": "credit_note_read",
     "customer": "customer_read",
     "invoice": "invoice_read",

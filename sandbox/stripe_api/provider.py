@@ -92,6 +92,7 @@ class StripeApi:
             "GET /v1/subscriptions/{id}": _Route(member=subscriptions.retrieve),
             "POST /v1/subscriptions/{id}": _Route(member=subscriptions.update),
             "DELETE /v1/subscriptions/{id}": _Route(member=subscriptions.cancel),
+            "GET /v1/coupons": _Route(self.discounts.list_coupons),
             "GET /v1/events": _Route(events.list_events),
             "GET /v1/events/{id}": _Route(member=events.retrieve),
             "GET /v1/webhook_endpoints": _Route(StripeWebhookEndpointsApi(self.tables).list_endpoints),

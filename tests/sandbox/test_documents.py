@@ -107,7 +107,7 @@ def drive_unusual_terms(stripe: DocumentedCalls, client: httpx.Client, customer:
     by_invoice = {"collection_method": "send_invoice", "days_until_due": "30"}
     stripe.post("subscriptions", customer=customer, **by_invoice, **terms, **{"items[0][price]": price})
     stripe.get(f"customers/{customer}", "subscriptions", "subscriptions?expand[]=data.discounts")
-    stripe.get("subscriptions?expand[]=data.discounts.source.coupon")
+    stripe.get("subscriptions?expand[]=data.discounts.source.coupon", "coupons")
 
 
 def test_stripes_answers_fit_its_document(client: httpx.Client, exchanges: list[Exchange]) -> None:

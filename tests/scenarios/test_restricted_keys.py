@@ -61,6 +61,7 @@ class RestrictedKeyStory:
         self._change(leaving, lambda: self.world.change_status(leaving, "deleted"))
         self._create_with_a_lost_response()
         self._preview(self._live("Beta"))
+        self.read_who_is_there()
 
     def _push_plans(self) -> None:
         tiers = {
@@ -105,6 +106,18 @@ class RestrictedKeyStory:
             self.stripe.invoice_previewer.quote(query)
         except ProviderError as error:
             self.refusals.append(error.message)
+
+    def read_who_is_there(self) -> None:
+        """As ``adopt discover`` and ``plans discover`` do."""
+        for read in (
+            self.stripe.inventory.customers,
+            self.stripe.inventory.subscriptions,
+            self.stripe.inventory.prices,
+        ):
+            try:
+                read(None)
+            except ProviderError as error:
+                self.refusals.append(error.message)
 
     def _change(self, org_id: str, change: Callable[[], object]) -> None:
         change()
@@ -168,7 +181,7 @@ def test_the_listed_requests_are_those_that_are_sent() -> None:
     sources = [each.read_text(encoding="utf-8") for each in folder.glob("*.py") if each.name != "rights.py"]
     operation = re.compile(r'"((?:GET|POST|DELETE) /v1/[a-z_/]*(?:\{id\}[a-z_/]*)?)"')
     sent = {each for source in sources for each in operation.findall(source)}
-    sent_by_doctor = {"GET /v1/products"}
+    sent_by_doctor = {"GET /v1/products", "GET /v1/coupons"}
     assert {each for right in STRIPE_RIGHTS for each in right.requests} == sent | sent_by_doctor
 
 
@@ -208,6 +221,24 @@ def test_a_right_that_is_missing_is_named_and_stops_what_the_list_says_until_it_
     assert all(world.is_in_sync(org_id) for org_id in lacking.org_ids)
     customers = [each for each in world.stripe_objects("customers") if not each.get("deleted")]
     assert len(customers) == len(lacking.org_ids)
+
+
+def test_a_key_that_may_only_read_is_enough_to_discover_and_to_observe(story: Open, world: SyncWorld) -> None:
+    synced = story(NEEDED)
+    org_ids = [world.create(name, tier) for name, tier in (("Acme", "professional"), ("Beta", "enterprise"))]
+    for org_id in org_ids:
+        synced.reconcile(org_id)
+    world.management = "observe"
+    org_ids.append(world.create("Gamma", "starter"))
+    world.change_plan(org_ids[0], "enterprise")
+    world.change_plan(org_ids[1], "starter")
+    reading = story(frozenset(each.id.replace("_write", "_read") for each in STRIPE_RIGHTS))
+    reading.read_who_is_there()
+    for org_id in org_ids:
+        reading.reconcile(org_id)
+        assert world.link(org_id, "stripe").state == "observed"
+        assert world.observation(org_id, "stripe").problem is None
+    assert reading.refusals == []
 
 
 @pytest.mark.parametrize("right", [each for each in STRIPE_RIGHTS if each.affects == "nothing"])
