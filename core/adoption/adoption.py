@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from core.adoption import guards
 from core.adoption.guards import DISCOVER_AGAIN, NotAdoptedError, Objects
 from core.adoption.provider_objects import ProviderObjects
-from core.adoption.row import AdoptionRow, ValueSource
+from core.adoption.row import AdoptionRow, ValueSource, side_ids
 from core.catalog.plans import Catalog, CatalogPlan
 from core.common.validation import InvalidChangeError
 from core.compare.desired_state import PayerPolicy, contact_fingerprint, customer_fingerprint, desired_state
@@ -44,11 +44,15 @@ _UNPAID: Final[tuple[Provider, Provider]] = ("lago", "stripe")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdoptionRules:
-    """``with_marks`` False: Stripe's metadata stays as it is."""
+    """``with_marks`` False: Stripe's metadata stays as it is.
+
+    ``takes_their_plan``: an organization that is on another plan than the one that is paid gets that one.
+    """
 
     catalog: Catalog
     policy: PayerPolicy
     with_marks: bool = True
+    takes_their_plan: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +88,7 @@ def adopt(change: ChangeContext, row: AdoptionRow, objects: Objects, rules: Adop
         return AdoptedOrganization(org_id=adopted_id, is_adopted_before=True)
     guards.refuse_marks(change.session, row, objects)
     try:
-        organization = _organization(change, row, objects, plan, rules.catalog)
+        organization = _organization(change, row, objects, plan, rules)
         links = _links(change.session, organization.id)
         for provider in PROVIDERS:
             guards.refuse_link(links[provider], objects.get(provider))
@@ -114,7 +118,7 @@ def _is_adopted(link: BillingLink) -> bool:
 
 
 def _organization(
-    change: ChangeContext, row: AdoptionRow, objects: Objects, plan: CatalogPlan, catalog: Catalog
+    change: ChangeContext, row: AdoptionRow, objects: Objects, plan: CatalogPlan, rules: AdoptionRules
 ) -> Organization:
     """The locked organization, or a new one. Raises ``NotAdoptedError`` and ``InvalidChangeError``."""
     for owner, identity in guards.owners(change.session, objects).items():
@@ -122,14 +126,23 @@ def _organization(
             message = f"{identity} belongs to organization {owner}: {DISCOVER_AGAIN}"
             raise NotAdoptedError(message)
     if row.org_id is None:
-        return _new_organization(change, row, objects, plan, catalog)
+        return _new_organization(change, row, objects, plan, rules.catalog)
     organization = commands.lock(change.session, row.org_id)
     if organization is None:
         message = f"there is no organization {row.org_id}: leave org_id empty for a new one, or correct the row"
         raise NotAdoptedError(message)
-    guards.refuse_organization(organization, plan)
+    if rules.takes_their_plan and any(found.subscription is not None for found in objects.values()):
+        _take_their_plan(change, organization, plan)
+    guards.refuse_organization(organization, plan, side_ids(row))
     guards.refuse_changed_values(organization, row)
     return organization
+
+
+def _take_their_plan(change: ChangeContext, organization: Organization, plan: CatalogPlan) -> None:
+    """Also one that is sold no longer: whoever pays for it stays on it."""
+    is_on_it = plan.tier in {organization.plan_tier, organization.pending_plan_tier}
+    if not is_on_it and organization.status != "deleted":
+        plan_changes.adopt_plan(change, organization, plan.tier, by="change")
 
 
 def _new_organization(

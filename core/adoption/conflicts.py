@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from core.adoption.matching import AccountCustomer, AdoptionOrganization, Likeness, Match
 from core.adoption.prices import SidePrice, catalog_text
+from core.adoption.row import adopt_command
 from core.catalog.plans import Catalog, CatalogPlan
 from core.common.validation import InvalidChangeError
 from core.organizations.validation import checked_name
@@ -38,7 +39,7 @@ def price_conflicts(
     if plan is None:
         return
     if organization is not None:
-        yield from _other_tier(organization, paid, plan, catalog)
+        yield from _other_tier(match, organization, paid, plan, catalog)
     yield from _terms_conflicts(match, prices, plan)
     yield from _charging_conflicts(match, prices, paid, plan)
     yield from _later_conflicts(match, prices, plan, catalog)
@@ -128,22 +129,31 @@ def _unknown_price(price: SidePrice) -> str:
 
 
 def _other_tier(
-    organization: AdoptionOrganization, paid: SidePrice, plan: CatalogPlan, catalog: Catalog
+    match: Match, organization: AdoptionOrganization, paid: SidePrice, plan: CatalogPlan, catalog: Catalog
 ) -> Iterator[str]:
-    if organization.plan_tier not in catalog.plans:
+    """A plan of ours that is scheduled and is paid already counts as in effect when it is adopted."""
+    ours = catalog.plans.get(organization.plan_tier)
+    if ours is None and plan.offered:
         yield unknown_tier(organization)
-    elif organization.plan_tier != plan.tier:
-        ours = catalog.plans[organization.plan_tier]
+    elif plan.tier not in {organization.plan_tier, organization.next_plan_tier}:
+        ids = {provider: side.shown_id for provider, side in match.sides.items()}
+        terms = catalog_text(ours) if ours is not None else "which is not in plans.toml"
         yield (
-            f"it pays {paid.text} for {plan.tier}, and {organization.id} is on {ours.tier}, {catalog_text(ours)}; if "
-            f"{plan.tier} is right: `billing-sync set {organization.id} --plan {plan.tier}`, then discover again; if "
-            "not, change the plan there"
+            f"it pays {paid.text} for {plan.tier}, and {organization.id} is on {organization.plan_tier}, {terms}; if "
+            f"{plan.tier} is right: {_way_to_their_plan(organization.id, plan, ids)}; if not, change the plan there"
         )
     if organization.currency not in {None, plan.currency}:
         yield (
             f"{organization.id} is billed in {organization.currency}, and {plan.tier} costs {catalog_text(plan)}; an "
             "organization keeps its currency, so choose a plan in it there"
         )
+
+
+def _way_to_their_plan(org_id: str, plan: CatalogPlan, ids: Mapping[Provider, str]) -> str:
+    """How an organization gets the plan that is paid. ``set`` refuses one that is sold no longer."""
+    if plan.offered:
+        return f"`billing-sync set {org_id} --plan {plan.tier}`, then discover again"
+    return f"{adopt_command(org_id, ids, '--their-plan')}, because it is sold no longer"
 
 
 def _terms_conflicts(match: Match, prices: SidePrices, plan: CatalogPlan) -> Iterator[str]:

@@ -16,7 +16,7 @@ from core.adoption import matching
 from core.adoption.matching import AccountCustomer
 from core.adoption.prices import catalog_text, interval_name, interval_text
 from core.adoption.provider_objects import ProviderObjects
-from core.adoption.row import AdoptionRow
+from core.adoption.row import AdoptionRow, adopt_command
 from core.catalog.plans import Catalog, CatalogPlan
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
@@ -221,16 +221,22 @@ def price_text(item: InventoryItem) -> str:
     return f"{times}{amount} a {interval_text(item) or 'period'}"
 
 
-def refuse_organization(organization: Organization, plan: CatalogPlan) -> None:
+def refuse_organization(organization: Organization, plan: CatalogPlan, ids: Mapping[Provider, str]) -> None:
+    """``ids``: the customers of the row, as ``adopt_command`` names them."""
     if organization.status == "deleted":
         message = (
             f"{organization.id} is deleted: write another org_id into the row, none for a new organization, or `skip`"
         )
         raise NotAdoptedError(message)
     if plan.tier not in {organization.plan_tier, organization.pending_plan_tier}:
+        way_out = (
+            f"`billing-sync set {organization.id} --plan {plan.tier}`"
+            if plan.offered
+            else adopt_command(organization.id, ids, "--their-plan")
+        )
         message = (
-            f"{organization.id} has plan {organization.plan_tier}, and pays for {plan.tier}: run `billing-sync set "
-            f"{organization.id} --plan {plan.tier}` if they are right, or change the plan at the provider"
+            f"{organization.id} has plan {organization.plan_tier}, and pays for {plan.tier}: run {way_out} if they are "
+            "right, or change the plan at the provider"
         )
         raise NotAdoptedError(message)
     if organization.currency not in {None, plan.currency}:

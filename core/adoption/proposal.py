@@ -7,7 +7,7 @@ adopted without a change of what is paid. ``change-to-catalog`` is never propose
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from core.adoption.conflicts import (
     SidePrices,
@@ -31,7 +31,10 @@ from core.ports.spec import PROVIDER_NAMES, PROVIDERS, Provider
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProposalRules:
+    """``takes_their_plan``: an organization that is on another plan gets the one that is paid."""
+
     catalog: Catalog
+    takes_their_plan: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,9 +73,17 @@ def propose(match: Match, rules: ProposalRules) -> AdoptionRow:
         our_name=organization.name if organization is not None else None,
         our_email=organization.email if organization is not None else None,
         action=proposal.action,
-        reason=proposal.reason,
+        reason="; ".join(filter(None, [proposal.reason, _plan_change_text(match, proposal)])),
         suggestion=proposal.suggestion,
     )
+
+
+def _plan_change_text(match: Match, proposal: Proposal) -> str:
+    organization, plan = match.organization, proposal.plan
+    if organization is None or plan is None or proposal.action not in {"adopt", "adopt-keep-price"}:
+        return ""
+    is_changed = organization.plan_tier != plan.tier
+    return f"{organization.id} changes from {organization.plan_tier} to {plan.tier}" if is_changed else ""
 
 
 def _proposal(match: Match, rules: ProposalRules) -> Proposal:
@@ -91,10 +102,20 @@ def _proposal(match: Match, rules: ProposalRules) -> Proposal:
     if paid is None:
         return _without_subscription(match, rules)
     plan = rules.catalog.plans.get(paid.tier) if paid.tier is not None else None
+    if rules.takes_their_plan and plan is not None:
+        match = _on_their_plan(match, plan)
     conflict = next(price_conflicts(match, prices, paid, plan, rules.catalog), None)
     if conflict is not None or plan is None:
         return Proposal(action="conflict", reason=conflict or "", plan=plan, paid=paid)
     return _new_organization_conflict(match, paid, plan) or _adoption(match, prices, paid, plan)
+
+
+def _on_their_plan(match: Match, plan: CatalogPlan) -> Match:
+    """As if the organization had the plan that is paid. What else keeps it from being adopted is found as ever."""
+    organization = match.organization
+    if organization is None or plan.tier in {organization.plan_tier, organization.next_plan_tier}:
+        return match
+    return replace(match, organization=replace(organization, plan_tier=plan.tier, next_plan_tier=None))
 
 
 def _new_organization_conflict(match: Match, paid: SidePrice, plan: CatalogPlan) -> Proposal | None:

@@ -5,6 +5,7 @@ The table is written by ``discover``, read and changed by an operator, and appli
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
@@ -74,3 +75,14 @@ class AdoptionRow:
     action: AdoptionAction
     reason: str
     suggestion: str | None = None
+
+
+def adopt_command(org_id: str, ids: Mapping[Provider, str], option: str = "") -> str:
+    """What an operator types to adopt one organization. ``ids``: its customers, as the command names them."""
+    given = "".join(f" --{provider} {key}" for provider, key in ids.items())
+    return f"`billing-sync adopt {org_id}{option and f' {option}'}{given}`"
+
+
+def side_ids(row: AdoptionRow) -> dict[Provider, str]:
+    """The customers of a row, as ``adopt_command`` names them."""
+    return {provider: side.external_customer_id or side.customer_id for provider, side in row.sides.items()}

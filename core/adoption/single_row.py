@@ -47,6 +47,9 @@ class SingleRow:
         ours = [each for each in matches if each.organization is not None and each.organization.id == org_id]
         match = (ours or matches)[0]
         row = propose(match, self.rules)
+        if self.rules.takes_their_plan and all(side.subscription_id is None for side in row.sides.values()):
+            message = f"{org_id} has no subscription, so it pays for no plan: leave out --their-plan"
+            raise NotAdoptedError(message)
         if not is_managed(match):
             self._refuse_unknown_lago_customer(row)
         return row

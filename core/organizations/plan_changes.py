@@ -12,7 +12,7 @@ from core.db.models.events import EventData
 from core.db.models.organizations import Organization
 from core.events import outbox
 from core.events.event_types import ChangeContext
-from core.organizations.links import mark_for_sync
+from core.organizations.links import FreedBy, mark_for_sync
 from core.organizations.validation import checked_offered, checked_plan_currency
 
 
@@ -62,11 +62,11 @@ def change_plan(change: ChangeContext, organization: Organization, plan_tier: st
     outbox.record(change, "organization.plan_changed", organization.id, data)
 
 
-def adopt_plan(change: ChangeContext, organization: Organization, tier: str) -> None:
+def adopt_plan(change: ChangeContext, organization: Organization, tier: str, by: FreedBy = "resolve") -> None:
     """An operator decided that ``tier``, which a provider charges already, is right: it applies now, up or down."""
     before, organization.plan_tier = organization.plan_tier, tier
     organization.pending_plan_tier = organization.plan_effective_at = organization.downgrade_recheck_at = None
-    mark_for_sync(change, organization, "resolve")
+    mark_for_sync(change, organization, by)
     data: EventData = {"from": before, "to": tier, "at": "now", "pending": None}
     outbox.record(change, "organization.plan_changed", organization.id, data)
 

@@ -18,7 +18,7 @@ from core.adoption.guards import NotAdoptedError
 from core.adoption.prices import catalog_text
 from core.adoption.proposal import ProposalRules
 from core.adoption.release import Release
-from core.adoption.row import AdoptionAction, AdoptionRow, AdoptionSide
+from core.adoption.row import AdoptionAction, AdoptionRow, AdoptionSide, adopt_command
 from core.adoption.single_row import SingleRow
 from core.catalog.plans import Catalog
 from core.common.clock import utc_now
@@ -48,6 +48,9 @@ def adopt(  # noqa: PLR0913 - its options
     org: descriptions.OrgArgument,
     keep_price: Annotated[bool, typer.Option("--keep-price", help="It keeps what it pays.")] = False,
     to_catalog: Annotated[bool, typer.Option("--to-catalog", help="It gets the price of plans.toml.")] = False,
+    their_plan: Annotated[
+        bool, typer.Option("--their-plan", help="It gets the plan that it pays for, also one that is sold no longer.")
+    ] = False,
     give_payer: Annotated[
         bool, typer.Option("--give-payer", help="Let Lago charge one that was adopted without a payer.")
     ] = False,
@@ -66,7 +69,7 @@ def adopt(  # noqa: PLR0913 - its options
     Its customers are those that an import or `set-customer-id` brought, or those that --stripe and --lago name. Nothing
     is written at a provider: what `--to-catalog` changes is said first, and changes once the organization is managed.
     """
-    if keep_price + to_catalog + give_payer > 1 or (give_payer and (stripe or lago or without_marks)):
+    if keep_price + to_catalog + give_payer > 1 or (give_payer and (stripe or lago or without_marks or their_plan)):
         message = "choose one: --keep-price, --to-catalog, or --give-payer alone"
         raise UsageError(message)
     if give_payer:
@@ -78,28 +81,28 @@ def adopt(  # noqa: PLR0913 - its options
         with runtime.database.read() as session:
             org_id = descriptions.find_organization(session, org).id
         adopt_table.confirm_accounts(runtime)
-        adopter = adopter_of(runtime, "adopt", with_marks=not without_marks)
+        adopter = adopter_of(runtime, "adopt", with_marks=not without_marks, takes_their_plan=their_plan)
         named = {provider: each for provider, each in given.items() if each is not None}
         row = _proposed(runtime, adopter, org_id, named)
         output.show(*row_lines(row))
-        row = _chosen(row, choice, _command(org_id, named), runtime.catalog)
+        row = _chosen(row, choice, _command(org_id, named, their_plan=their_plan), runtime.catalog)
         adopt_table.confirm_charges(runtime, [row], yes=yes)
         (result,) = adopter.apply([row])
     _show_result(result, org_id)
 
 
 def _proposed(runtime: Runtime, adopter: Adopter, org_id: str, given: dict[Provider, str]) -> AdoptionRow:
-    rules = ProposalRules(catalog=runtime.catalog)
+    rules = ProposalRules(catalog=runtime.catalog, takes_their_plan=adopter.rules.takes_their_plan)
     try:
         return SingleRow(database=runtime.database, read=adopter.read, rules=rules).propose(org_id, given)
     except NotAdoptedError as error:
         raise CommandFailedError(error.reason) from error
 
 
-def _command(org_id: str, named: Mapping[Provider, str]) -> Callable[[str], str]:
+def _command(org_id: str, named: Mapping[Provider, str], *, their_plan: bool) -> Callable[[str], str]:
     """The command to type with one of the two options."""
-    given = "".join(f" --{provider} {key}" for provider, key in named.items())
-    return lambda option: f"`billing-sync adopt {org_id} {option}{given}`"
+    also = " --their-plan" if their_plan else ""
+    return lambda option: adopt_command(org_id, named, f"{option}{also}")
 
 
 def _chosen(

@@ -88,14 +88,21 @@ def apply(  # noqa: PLR0913 - its options
     raise typer.Exit(exit_codes.EXIT_FAILED if any(each.kind in _NOT_ADOPTED for each in results) else 0)
 
 
-def adopter_of(runtime: Runtime, command: str, *, with_marks: bool, is_dry_run: bool = False) -> Adopter:
+def adopter_of(
+    runtime: Runtime, command: str, *, with_marks: bool, is_dry_run: bool = False, takes_their_plan: bool = False
+) -> Adopter:
     reader: LowPriorityReader[Inventory] = LowPriorityReader(
         readers=runtime.inventories, purpose=READER_PURPOSE, gates=runtime.reconciler.request_gates
     )
     return Adopter(
         database=runtime.database,
         read=reader,
-        rules=AdoptionRules(catalog=runtime.catalog, policy=runtime.reconciler.policy, with_marks=with_marks),
+        rules=AdoptionRules(
+            catalog=runtime.catalog,
+            policy=runtime.reconciler.policy,
+            with_marks=with_marks,
+            takes_their_plan=takes_their_plan,
+        ),
         clock=utc_now,
         cause=cause.of_command(command),
         is_dry_run=is_dry_run,

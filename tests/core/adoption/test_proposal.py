@@ -38,6 +38,7 @@ CATALOG = Catalog(
     plans={
         "starter": plan("starter", 1, 1900, charged_by="lago", former_codes=FormerCodes(lago=["starter_2023"])),
         "pro": plan("pro", 2, 4900, charged_by="stripe", former_codes=FormerCodes(stripe=["pro_2023"])),
+        "old": plan("old", 5, 3900, charged_by="stripe", offered=False),
         "scale": plan("scale", 3, 9900, charged_by="stripe"),
         "twin": plan("twin", 4, 9900, charged_by="stripe"),
     },
@@ -200,6 +201,39 @@ def test_a_conflict_over_the_plan_names_both_amounts() -> None:
     row = proposed(stripe(), lago(subscription(STARTER)), org=organization("pro"))
     assert "19.00 USD a month for starter" in row.reason
     assert "pro, 49.00 USD a month" in row.reason
+
+
+def test_a_plan_that_is_sold_no_longer_is_given_by_the_command_that_adopts() -> None:
+    """``set`` refuses it, so the advice names the customers of the row."""
+    row = proposed(stripe(subscription(item("old_usd", 3900))), lago(payer=None), org=organization("pro"))
+    assert (row.action, row.plan_tier) == ("conflict", "old")
+    assert (
+        "org_1 is on pro, 49.00 USD a month; if old is right: `billing-sync adopt org_1 --their-plan --stripe cus_1 "
+        "--lago acct-1`, because it is sold no longer; if not, change the plan there"
+    ) in row.reason
+    gone = proposed(stripe(subscription(item("old_usd", 3900))), org=organization("gone"))
+    assert "org_1 is on gone, which is not in plans.toml; if old is right: `billing-sync adopt org_1" in gone.reason
+
+
+@pytest.mark.parametrize("next_tier", [None, "starter"])
+def test_their_plan_replaces_ours_where_an_operator_says_so(next_tier: str | None) -> None:
+    rules = ProposalRules(catalog=CATALOG, takes_their_plan=True)
+    side = stripe(subscription(item("old_usd", 3900)))
+    match = Match(organization=organization("pro", next_plan_tier=next_tier), sides={"stripe": side}, matched_by=None)
+    row = propose(match, rules)
+    assert (row.action, row.plan_tier) == ("adopt", "old")
+    assert row.reason.endswith("; org_1 changes from pro to old")
+    is_other = propose(replace(match, organization=organization("pro", currency="EUR")), rules)
+    assert (is_other.action, "is billed in EUR" in is_other.reason) == ("conflict", True)
+
+
+def test_a_plan_of_ours_that_is_scheduled_and_is_paid_already_is_no_conflict() -> None:
+    """That is what the advice of the conflict schedules where the plan that is paid is the lower one."""
+    sides = [stripe(), lago(subscription(STARTER))]
+    assert "`billing-sync set org_1 --plan starter`" in proposed(*sides, org=organization("pro")).reason
+    row = proposed(*sides, org=organization("pro", next_plan_tier="starter"))
+    assert (row.action, row.plan_tier) == ("adopt", "starter")
+    assert row.reason.endswith("; org_1 changes from pro to starter")
 
 
 def test_the_scheduled_plan_of_the_organization_may_follow_at_the_provider() -> None:

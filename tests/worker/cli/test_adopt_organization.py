@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from core.adoption.table import write_table
 from core.catalog.plans import DEFAULT_PLANS_FILE
 from core.ports.spec import PROVIDERS
 from sandbox.server import Sandbox
@@ -135,6 +136,50 @@ def test_another_plan_is_a_conflict_with_both_amounts(theirs: AdoptionHarness, t
     assert "49.00 USD a month" in message
     assert ownerships(theirs, org_id) == ["ours", "ours"]
     assert theirs.writes() == []
+
+
+@pytest.fixture
+def types_with_a_former_plan(theirs: AdoptionHarness, tmp_path: Path) -> Type:
+    """The plan enterprise is sold no longer."""
+    text = DEFAULT_PLANS_FILE.read_text(encoding="utf-8")
+    (tmp_path / "plans.toml").write_text(
+        text.replace("[plans.enterprise]\n", "[plans.enterprise]\noffered = false\n"), encoding="utf-8"
+    )
+    environment = theirs.environment(tmp_path, tmp_path / "plans.toml")
+    return lambda *words: CliRunner().invoke(commands, list(words), env=environment)
+
+
+@pytest.mark.parametrize("ours", ["starter", "professional"])
+def test_a_plan_that_is_sold_no_longer_is_given_by_the_command_that_the_refusals_name(
+    theirs: AdoptionHarness, types_with_a_former_plan: Type, tmp_path: Path, ours: str
+) -> None:
+    types = types_with_a_former_plan
+    theirs.lago_customer(plan="enterprise", payer=theirs.stripe_customer())
+    org_id = theirs.world.create("Acme", ours)
+    row = theirs.row(org_id=org_id, stripe="cus_theirs", lago="acme", tier="enterprise", name_source="ours")
+    write_table(tmp_path / "table.csv", [row])
+    conflict = types("adopt", org_id, "--lago", "acme", "--keep-price")
+    refused = types("adopt", "apply", str(tmp_path / "table.csv"))
+    command = f"`billing-sync adopt {org_id} --their-plan --stripe cus_theirs --lago acme`"
+    assert command in str(conflict.exception)
+    assert command in words_of(refused)
+    assert "sold no longer" in str(types("set", org_id, "--plan", "enterprise", "--yes").exception)
+    adopted = types(*command.strip("`").split()[1:])
+    assert adopted.exit_code == 0, adopted.output
+    assert f"{org_id} changes from {ours} to enterprise" in words_of(adopted)
+    assert ownerships(theirs, org_id) == ["adopted", "adopted"]
+    assert theirs.world.organization(org_id).plan_tier == "enterprise"
+    theirs.world.reconcile_until_idle(org_id)
+    assert theirs.world.organization(org_id).plan_tier == "enterprise"
+    assert {call.path for call in theirs.writes()} == {"/v1/customers/cus_theirs"}
+
+
+def test_their_plan_is_one_that_is_paid(theirs: AdoptionHarness, types: Type) -> None:
+    org_id = theirs.world.create("Acme", "professional")
+    theirs.lago_customer(payer=theirs.stripe_customer())
+    refused = types("adopt", org_id, "--lago", "acme", "--their-plan", "--yes")
+    assert "has no subscription, so it pays for no plan: leave out --their-plan" in str(refused.exception)
+    assert ownerships(theirs, org_id) == ["ours", "ours"]
 
 
 def test_a_payer_is_given_only_when_an_operator_says_so(theirs: AdoptionHarness, types: Type) -> None:
