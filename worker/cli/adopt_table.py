@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -65,19 +67,24 @@ def apply(  # noqa: PLR0913 - its options
     """Adopt what a table says: the links get the identities that are there, and nothing is written at a provider.
 
     Each row is read again just before. One that changed meanwhile is left, with what it was and what it is. What
-    `change-to-catalog` changes in a price is shown first; it changes once the organization is managed. Safe to repeat:
-    what is adopted already stays as it is.
+    `change-to-catalog` changes in a price is shown first, with --limit of those rows that it allows; it changes once
+    the organization is managed. Safe to repeat: what is adopted already stays as it is.
 
     Exit code 0: each row that is to be adopted is; 1: a row was left or refused, see the output.
 
-    JSON: {"results": [{"org_id", "name", "customers": {provider: id}, "action", "result", "reason", "remarks"}]}
+    JSON: {"results": [{"org_id", "name", "customers": {provider: id}, "action", "result", "reason", "remarks"}]}. What
+    is to be confirmed is on standard error.
     """
     rows = _read(file)
     with open_worker_runtime() as runtime:
         confirm_accounts(runtime)
         adopter = adopter_of(runtime, "adopt apply", with_marks=not without_marks, is_dry_run=dry_run)
-        confirm_charges(runtime, rows, yes=yes or dry_run)
-        results, failure = _apply(adopter, rows, limit)
+        confirmed = partial(confirm_charges, runtime, yes=yes or dry_run, on_stderr=as_json)
+        if limit is None or not _charge_lines(runtime, rows):
+            confirmed(rows)
+            results, failure = _apply(adopter, rows, limit)
+        else:
+            results, failure = _apply_confirmed(adopter, rows, limit, confirmed)
     if as_json:
         output.show_json({"results": [result_json(each) for each in results]})
     else:
@@ -122,15 +129,18 @@ def confirm_accounts(runtime: Runtime) -> None:
         raise error
 
 
-def confirm_charges(runtime: Runtime, rows: Sequence[AdoptionRow], *, yes: bool) -> None:
+def confirm_charges(runtime: Runtime, rows: Sequence[AdoptionRow], *, yes: bool, on_stderr: bool = False) -> None:
     """Whatever changes in what is paid, in one confirmation, before anything is stored."""
+    if lines := _charge_lines(runtime, rows):
+        confirmation.confirm(lines, yes=yes, on_stderr=on_stderr)
+
+
+def _charge_lines(runtime: Runtime, rows: Sequence[AdoptionRow]) -> list[str]:
     catalog = runtime.catalog
     new = [row for row in rows if not _is_adopted(runtime.database, row)]
     changes = list(filter(None, (price_change.price_change(row, catalog) for row in new)))
     begun = list(filter(None, (begun_charge.begun_charge(row, catalog) for row in new)))
-    lines = [*(price_change_lines(changes) if changes else ()), *(begun_lines(begun) if begun else ())]
-    if lines:
-        confirmation.confirm(lines, yes=yes)
+    return [*(price_change_lines(changes) if changes else ()), *(begun_lines(begun) if begun else ())]
 
 
 def _is_adopted(database: Database, row: AdoptionRow) -> bool:
@@ -166,17 +176,43 @@ def begun_lines(charges: Sequence[BegunCharge]) -> Iterator[str]:
         yield f"In all {amount_text(amount_in_all, currency)} {interval}"
 
 
+def _apply_confirmed(
+    adopter: Adopter, rows: Sequence[AdoptionRow], limit: int, confirmed: Callable[[Sequence[AdoptionRow]], None]
+) -> tuple[list[AdoptionResult], ProviderError | None]:
+    """Which rows the limit allows is known only once they were read: a row that is left does not count.
+
+    So all is read and checked before, and then exactly those are adopted whose amounts were confirmed. Raises
+    ``ProviderError`` if they cannot be read.
+    """
+    checked, failure = _apply(replace(adopter, is_dry_run=True), rows, limit, "checking")
+    if failure is not None:
+        raise failure
+    chosen = [each.row for each in checked if each.kind == "adopted"]
+    confirmed(chosen)
+    if adopter.is_dry_run:
+        return checked, None
+    applied, failure = _apply(adopter, chosen, None)
+    remaining = iter(applied)
+    results: list[AdoptionResult] = []
+    for each in checked:
+        result = next(remaining, None) if each.kind == "adopted" else each
+        if result is None:
+            break
+        results.append(result)
+    return results, failure
+
+
 def _apply(
-    adopter: Adopter, rows: Sequence[AdoptionRow], limit: int | None
+    adopter: Adopter, rows: Sequence[AdoptionRow], limit: int | None, activity: str = "adopting"
 ) -> tuple[list[AdoptionResult], ProviderError | None]:
     """The results, and why there are no more of them."""
     results: list[AdoptionResult] = []
     with progress_bar() as on_progress:
-        on_progress("adopting", 0, len(rows))
+        on_progress(activity, 0, len(rows))
         try:
             for result in adopter.apply(rows, limit):
                 results.append(result)
-                on_progress("adopting", len(results), len(rows))
+                on_progress(activity, len(results), len(rows))
         except ProviderError as error:
             return results, error
     return results, None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
 from typing import Annotated
 
 import typer
@@ -18,14 +19,19 @@ from worker.cli.exit_codes import CommandFailedError, UsageError
 YesOption = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation; for scripts.")]
 
 
-def confirm(lines: Sequence[str], *, yes: bool) -> None:
-    """Show what will be done, and return if it was confirmed. Raises ``CommandFailedError`` or ``UsageError``."""
-    output.show(*lines)
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        message = "nothing was changed, because nobody can confirm it without a terminal: add --yes"
-        raise UsageError(message)
-    if not typer.confirm("Do this?"):
-        message = "nothing was changed"
-        raise CommandFailedError(message)
+def confirm(lines: Sequence[str], *, yes: bool, on_stderr: bool = False) -> None:
+    """Show what will be done, and return if it was confirmed. Raises ``CommandFailedError`` or ``UsageError``.
+
+    ``on_stderr``: standard output is for JSON alone.
+    """
+    # All of it: where click asks on standard error, ``input`` still writes a space to standard output.
+    with redirect_stdout(sys.stderr) if on_stderr else nullcontext():
+        output.show(*lines)
+        if yes:
+            return
+        if not sys.stdin.isatty():
+            message = "nothing was changed, because nobody can confirm it without a terminal: add --yes"
+            raise UsageError(message)
+        if not typer.confirm("Do this?"):
+            message = "nothing was changed"
+            raise CommandFailedError(message)

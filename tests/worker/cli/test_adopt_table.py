@@ -111,6 +111,58 @@ def test_what_changes_a_price_says_its_amount_and_is_confirmed(
     assert theirs.writes() == []
 
 
+def to_catalog(theirs: AdoptionHarness, folder: Path, *prices: int) -> Path:
+    """A table of Stripe customers at prices of their own, which are to change."""
+    theirs.world.set_charging_provider("stripe")
+    rows = [at_price(theirs, f"cus_{amount}", amount, 1) for amount in prices]
+    return written(folder, [replace(row, action="change-to-catalog") for row in rows])
+
+
+def test_json_is_all_of_standard_output_also_where_amounts_are_confirmed(
+    theirs: AdoptionHarness, types: Type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHARGED_BY", "stripe")
+    file = to_catalog(theirs, tmp_path, 4000)
+    refused = types("adopt", "apply", str(file), "--json")
+    assert isinstance(refused.exception, UsageError)
+    assert "nobody can confirm it without a terminal: add --yes" in str(refused.exception)
+    stored = types("adopt", "apply", str(file), "--json", "--yes")
+    assert results_of(stored) == [("cus_4000", "adopted")]
+    for each in (refused, stored):
+        assert "1 price will change to the catalog's" in each.stderr
+    assert refused.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("limit", "shown", "results"),
+    [
+        ("1", ["1 price", "cus_4000: 40.00", "In all +9.00"], ["adopted", "not_tried", "not_tried", "not_tried"]),
+        ("2", ["2 prices", "cus_4000: 40.00", "cus_2000: 20.00", "In all +38.00"], ["adopted", "left", "adopted"]),
+    ],
+)
+def test_with_a_limit_exactly_the_amounts_of_the_rows_that_it_allows_are_confirmed(  # noqa: PLR0913, PLR0917 - a case
+    theirs: AdoptionHarness,
+    types: Type,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: str,
+    shown: list[str],
+    results: list[str],
+) -> None:
+    """The second row is left, so it does not count."""
+    monkeypatch.setenv("CHARGED_BY", "stripe")
+    file = to_catalog(theirs, tmp_path, 4000, 3000, 2000, 1000)
+    theirs.world.sandbox.patch("stripe", "customers", "cus_3000", name="Renamed")
+    words = ("adopt", "apply", str(file), "--limit", limit)
+    for each in (types(*words), types(*words, "--dry-run")):
+        lines = each.stdout.splitlines()[: len(shown)]
+        assert [line.strip().startswith(text) for line, text in zip(lines, shown, strict=True)] == [True] * len(shown)
+    assert ownerships(theirs) == []
+    applied = types(*words, "--json", "--yes")
+    assert [kind for _, kind in results_of(applied)] == [*results, "not_tried"][:4]
+    assert len(ownerships(theirs)) == 2 * int(limit)
+
+
 def at_price(theirs: AdoptionHarness, customer_id: str, amount: int, quantity: int) -> AdoptionRow:
     """A Stripe customer at a price of its own."""
     sandbox = theirs.world.sandbox

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import pty
 import subprocess
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
 from core.org_manager import OrgManager
 from tests.support import console
+from worker.cli import confirmation
+from worker.cli.exit_codes import CommandFailedError
 
-pytestmark = pytest.mark.processes
 
-
+@pytest.mark.processes
 @pytest.mark.parametrize(("typed", "code", "tier"), [("y", 0, "enterprise"), ("n", 1, "starter"), ("", 1, "starter")])
 def test_a_change_is_made_only_after_a_yes_in_a_terminal(tmp_path: Path, typed: str, code: int, tier: str) -> None:
     folder = console.prepare(tmp_path)
@@ -44,3 +46,24 @@ def test_a_change_is_made_only_after_a_yes_in_a_terminal(tmp_path: Path, typed: 
     assert changed is not None
     assert changed.plan_tier == tier
     manager.close()
+
+
+class OnTerminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("typed", ["y", "n"])
+def test_beside_json_everything_that_is_asked_is_on_standard_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: str
+) -> None:
+    monkeypatch.setattr("sys.stdin", OnTerminal(f"{typed}\n"))
+    try:
+        confirmation.confirm(["one price will change"], yes=False, on_stderr=True)
+    except CommandFailedError:
+        assert typed == "n"
+    else:
+        assert typed == "y"
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("one price will change\nDo this? [y/N]:")
