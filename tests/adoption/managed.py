@@ -44,6 +44,8 @@ class ManagedBusiness:
         return cls(site=site, world=world, identities=identities)
 
     def close(self) -> None:
+        for provider in self.world.providers.values():
+            provider.close()
         self.world.database.close()
 
     def reconcile_all(self) -> Iterator[str]:
