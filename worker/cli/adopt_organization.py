@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from rich.padding import Padding
 from rich.text import Text
 
-from core.adoption import payer
+from core.adoption import adoption, payer
 from core.adoption import release as adoption_release
 from core.adoption.adopter import Adopter, AdoptionResult
 from core.adoption.guards import NotAdoptedError
@@ -20,9 +20,10 @@ from core.adoption.proposal import ProposalRules
 from core.adoption.release import Release
 from core.adoption.row import AdoptionAction, AdoptionRow, AdoptionSide, adopt_command
 from core.adoption.single_row import SingleRow
-from core.catalog.plans import Catalog
+from core.catalog.plans import Catalog, CatalogPlan
 from core.common.clock import utc_now
 from core.db.models.billing_links import BillingLink
+from core.db.models.organizations import Organization
 from core.events.event_types import ChangeContext
 from core.ports.minor_units import amount_text
 from core.ports.spec import PROVIDER_NAMES, PROVIDERS, Provider
@@ -84,6 +85,9 @@ def adopt(  # noqa: PLR0913 - its options
         adopter = adopter_of(runtime, "adopt", with_marks=not without_marks, takes_their_plan=their_plan)
         named = {provider: each for provider, each in given.items() if each is not None}
         row = _proposed(runtime, adopter, org_id, named)
+        if (sentence := _adopted_before(runtime, org_id, row)) is not None:
+            output.show(*row_lines(row, is_proposed=False), sentence)
+            return
         output.show(*row_lines(row))
         row = _chosen(row, choice, _command(org_id, named, their_plan=their_plan), runtime.catalog)
         adopt_table.confirm_charges(runtime, [row], yes=yes)
@@ -97,6 +101,47 @@ def _proposed(runtime: Runtime, adopter: Adopter, org_id: str, given: dict[Provi
         return SingleRow(database=runtime.database, read=adopter.read, rules=rules).propose(org_id, given)
     except NotAdoptedError as error:
         raise CommandFailedError(error.reason) from error
+
+
+def _adopted_before(runtime: Runtime, org_id: str, row: AdoptionRow) -> str | None:
+    """What it pays, and what changes that. None: not all of it is adopted."""
+    with runtime.database.read() as session:
+        if adoption.adopted_before(session, row) != org_id:
+            return None
+        organization = session.get_one(Organization, org_id)
+        plan = runtime.catalog.plans.get(organization.plan_tier)
+        its_links = {provider: session.get_one(BillingLink, (org_id, provider)) for provider in PROVIDERS}
+    if all(link.ownership != "adopted" for link in its_links.values()):
+        return "billing-sync made its customers, so there is nothing to adopt. Nothing was changed."
+    before = "It was adopted before. Nothing was changed."
+    if plan is None or plan.charged_by not in row.sides:
+        return before
+    return f"{before} {_price_sentence(its_links[plan.charged_by], row, plan)}"
+
+
+def _price_sentence(link: BillingLink, row: AdoptionRow, plan: CatalogPlan) -> str:
+    side = row.sides[plan.charged_by]
+    if side.subscription_id is None:
+        return f"It has no subscription at {PROVIDER_NAMES[plan.charged_by]} yet."
+    listed = f"the catalog's price of {plan.tier}, {catalog_text(plan)}"
+    if (side.amount, side.currency) == (plan.amount * (side.quantity or 1), plan.currency):
+        return f"It pays {listed}."
+    if link.sold_price_id is None and link.plan_state == "unknown":
+        changes_once_managed = f"It pays {price_text(side)}, and gets {listed}, once it is managed."
+        return f"{changes_once_managed} {_way_to_adopt_anew(row, '--keep-price', 'leaves its price as it is')}"
+    keeps = f"It keeps its price: it pays {price_text(side)}, and {plan.tier} costs {catalog_text(plan)}."
+    # Lago changes no price within a plan, and lowers none before the period ends.
+    if plan.charged_by == "lago" and (side.price == plan.lago_plan_code or (side.amount or 0) > plan.amount):
+        return f"{keeps} No command changes it to the catalog's, because Lago cannot do that: change it in Lago."
+    return f"{keeps} {_way_to_adopt_anew(row, '--to-catalog', 'changes it to the one of the catalog')}"
+
+
+def _way_to_adopt_anew(row: AdoptionRow, option: str, effect: str) -> str:
+    org_id = str(row.org_id)
+    release_command = f"`billing-sync adopt release {org_id}`"
+    if row.action in {"conflict", "skip"}:
+        return f"{release_command} gives it back; before it could be adopted again: {row.reason}."
+    return f"{release_command}, and then {adopt_command(org_id, {}, option)}, {effect}."
 
 
 def _command(org_id: str, named: Mapping[Provider, str], *, their_plan: bool) -> Callable[[str], str]:
@@ -126,7 +171,7 @@ def _chosen(
 
 
 def _show_result(result: AdoptionResult, org_id: str) -> None:
-    if result.kind == "already_adopted":
+    if result.kind == "already_adopted":  # by another command, since this one read it
         output.show("It was adopted before. Nothing was changed.")
     elif result.kind == "adopted":
         output.show("Adopted. Nothing was written at a provider.", *map(_indented, result.remarks))
@@ -136,8 +181,8 @@ def _show_result(result: AdoptionResult, org_id: str) -> None:
         raise CommandFailedError(message)
 
 
-def row_lines(row: AdoptionRow) -> Iterator[RenderableType]:
-    """What is there, in short lines."""
+def row_lines(row: AdoptionRow, *, is_proposed: bool = True) -> Iterator[RenderableType]:
+    """What is there, in short lines, and what is proposed for it."""
     yield Text.assemble((row.our_name or row.org_id or "", "bold"), f"  {row.org_id or ''}")
     for provider, side in row.sides.items():
         external = f" ({side.external_customer_id})" if side.external_customer_id else ""
@@ -146,7 +191,8 @@ def row_lines(row: AdoptionRow) -> Iterator[RenderableType]:
             yield _indented(f"subscription {side.subscription_id}: {price_text(side)}", 4)
         details = {"discount": side.coupon, "planned": side.planned, "payer": side.payer_id}
         yield from (_indented(f"{name}: {text}", 4) for name, text in details.items() if text)
-    yield _indented(f"→ {row.action}: {row.reason}")
+    if is_proposed:
+        yield _indented(f"→ {row.action}: {row.reason}")
 
 
 def price_text(side: AdoptionSide) -> str:

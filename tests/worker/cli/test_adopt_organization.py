@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -30,6 +31,20 @@ def theirs(world: SyncWorld, sandbox_server: Sandbox) -> Iterator[AdoptionHarnes
 @pytest.fixture
 def types(theirs: AdoptionHarness, tmp_path: Path) -> Type:
     environment = theirs.environment(tmp_path, DEFAULT_PLANS_FILE)
+    return lambda *words: CliRunner().invoke(commands, list(words), env=environment)
+
+
+@pytest.fixture
+def types_with_former_ones(theirs: AdoptionHarness, tmp_path: Path) -> Type:
+    """The plan enterprise is sold no longer, and professional had another code in Stripe."""
+    text = DEFAULT_PLANS_FILE.read_text(encoding="utf-8")
+    for plan, line in (
+        ("enterprise", "offered = false"),
+        ("professional", 'former_codes = { stripe = ["professional_2024"] }'),
+    ):
+        text = text.replace(f"[plans.{plan}]\n", f"[plans.{plan}]\n{line}\n")
+    (tmp_path / "plans.toml").write_text(text, encoding="utf-8")
+    environment = theirs.environment(tmp_path, tmp_path / "plans.toml")
     return lambda *words: CliRunner().invoke(commands, list(words), env=environment)
 
 
@@ -138,22 +153,87 @@ def test_another_plan_is_a_conflict_with_both_amounts(theirs: AdoptionHarness, t
     assert theirs.writes() == []
 
 
-@pytest.fixture
-def types_with_a_former_plan(theirs: AdoptionHarness, tmp_path: Path) -> Type:
-    """The plan enterprise is sold no longer."""
-    text = DEFAULT_PLANS_FILE.read_text(encoding="utf-8")
-    (tmp_path / "plans.toml").write_text(
-        text.replace("[plans.enterprise]\n", "[plans.enterprise]\noffered = false\n"), encoding="utf-8"
-    )
-    environment = theirs.environment(tmp_path, tmp_path / "plans.toml")
-    return lambda *words: CliRunner().invoke(commands, list(words), env=environment)
+def test_one_that_keeps_its_price_says_so_and_lago_changes_none_within_a_plan(
+    theirs: AdoptionHarness, types: Type, org_id: str
+) -> None:
+    theirs.world.sandbox.patch("lago", "subscriptions", "contract", plan_overrides={"amount_cents": 4000})
+    assert types("adopt", org_id, "--lago", "acme", "--keep-price").exit_code == 0
+    for options in ((), ("--keep-price",), ("--to-catalog",)):
+        again = types("adopt", org_id, *options)
+        assert again.exit_code == 0, again.output
+        assert (
+            "It was adopted before. Nothing was changed. It keeps its price: it pays 40.00 USD a month on "
+            "professional, and professional costs 49.00 USD a month. No command changes it to the catalog's"
+        ) in words_of(again)
+        assert "→" not in again.stdout
+
+
+def at_a_former_price(theirs: AdoptionHarness, code: str) -> None:
+    """Stripe charges it 40.00 USD. The plan costs 49.00."""
+    sandbox = theirs.world.sandbox
+    price = {
+        "product": sandbox.create("stripe", "products", name="Old")["id"],
+        "lookup_key": code,
+        "unit_amount": 4000,
+        "currency": "usd",
+        "recurring": {"interval": "month"},
+    }
+    sandbox.preload_stripe_subscription(theirs.stripe_customer(), str(sandbox.preload_stripe_prices([price])[0]["id"]))
+
+
+def test_one_that_was_adopted_says_which_commands_change_what_it_pays_and_they_do(
+    theirs: AdoptionHarness, types_with_former_ones: Type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    types = types_with_former_ones
+    monkeypatch.setenv("CHARGED_BY", "stripe")
+    theirs.world.set_charging_provider("stripe")
+    org_id = theirs.world.create("Acme", "professional")
+    at_a_former_price(theirs, "professional_2024")
+    theirs.world.sandbox.reset_calls()
+    assert types("adopt", org_id, "--stripe", "cus_theirs", "--keep-price").exit_code == 0
+    pays = "it pays 40.00 USD a month on price_"
+    for option, text in (
+        ("--to-catalog", f"It keeps its price: {pays}"),
+        ("--keep-price", f"{pays[0].upper()}{pays[1:]}"),
+    ):
+        shown = words_of(types("adopt", org_id))
+        assert text in shown
+        commands_shown = re.findall(r"`billing-sync (adopt .+?)`", shown)
+        assert commands_shown == [f"adopt release {org_id}", f"adopt {org_id} {option}"]
+        for command in commands_shown:
+            done = types(*command.split(), "--yes")
+            assert done.exit_code == 0, done.output
+    assert "It keeps its price: it pays" in words_of(types("adopt", org_id))
+    assert theirs.writes() == []
+
+
+def test_one_that_could_not_be_adopted_again_is_not_told_that_it_could(
+    theirs: AdoptionHarness, types: Type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its price is in no plan. An operator wrote the plan into the table."""
+    monkeypatch.setenv("CHARGED_BY", "stripe")
+    theirs.world.set_charging_provider("stripe")
+    org_id = theirs.world.create("Acme", "professional")
+    at_a_former_price(theirs, "unknown")
+    row = theirs.row(org_id=org_id, stripe="cus_theirs", action="adopt-keep-price", name_source="ours")
+    write_table(tmp_path / "table.csv", [row])
+    assert types("adopt", "apply", str(tmp_path / "table.csv")).exit_code == 0
+    shown = words_of(types("adopt", org_id))
+    assert "It keeps its price: it pays 40.00 USD a month" in shown
+    assert "gives it back; before it could be adopted again: it pays 40.00 USD a month under the code unknown" in shown
+
+
+def test_customers_that_we_made_are_not_called_adopted(theirs: AdoptionHarness, types: Type) -> None:
+    org_id = theirs.world.create("Acme", "professional")
+    theirs.world.reconcile_until_idle(org_id)
+    assert "billing-sync made its customers, so there is nothing to adopt" in words_of(types("adopt", org_id))
 
 
 @pytest.mark.parametrize("ours", ["starter", "professional"])
 def test_a_plan_that_is_sold_no_longer_is_given_by_the_command_that_the_refusals_name(
-    theirs: AdoptionHarness, types_with_a_former_plan: Type, tmp_path: Path, ours: str
+    theirs: AdoptionHarness, types_with_former_ones: Type, tmp_path: Path, ours: str
 ) -> None:
-    types = types_with_a_former_plan
+    types = types_with_former_ones
     theirs.lago_customer(plan="enterprise", payer=theirs.stripe_customer())
     org_id = theirs.world.create("Acme", ours)
     row = theirs.row(org_id=org_id, stripe="cus_theirs", lago="acme", tier="enterprise", name_source="ours")
