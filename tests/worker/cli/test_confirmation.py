@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 import pty
 import subprocess
-from io import StringIO
+import sys
 from pathlib import Path
 
 import pytest
 
 from core.org_manager import OrgManager
 from tests.support import console
-from worker.cli import confirmation
-from worker.cli.exit_codes import CommandFailedError
+
+pytestmark = pytest.mark.processes
 
 
-@pytest.mark.processes
 @pytest.mark.parametrize(("typed", "code", "tier"), [("y", 0, "enterprise"), ("n", 1, "starter"), ("", 1, "starter")])
 def test_a_change_is_made_only_after_a_yes_in_a_terminal(tmp_path: Path, typed: str, code: int, tier: str) -> None:
     folder = console.prepare(tmp_path)
@@ -48,22 +47,19 @@ def test_a_change_is_made_only_after_a_yes_in_a_terminal(tmp_path: Path, typed: 
     manager.close()
 
 
-class OnTerminal(StringIO):
-    def isatty(self) -> bool:
-        return True
+ASKS = "from worker.cli import confirmation; confirmation.confirm(['it changes'], yes=False, on_stderr=True)"
 
 
-@pytest.mark.parametrize("typed", ["y", "n"])
-def test_beside_json_everything_that_is_asked_is_on_standard_error(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], typed: str
-) -> None:
-    monkeypatch.setattr("sys.stdin", OnTerminal(f"{typed}\n"))
+@pytest.mark.parametrize(("typed", "code"), [("y", 0), ("n", 1)])
+def test_beside_json_everything_that_is_asked_is_on_standard_error(typed: str, code: int) -> None:
+    ours, theirs = pty.openpty()
     try:
-        confirmation.confirm(["one price will change"], yes=False, on_stderr=True)
-    except CommandFailedError:
-        assert typed == "n"
-    else:
-        assert typed == "y"
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert shown.err.startswith("one price will change\nDo this? [y/N]:")
+        os.write(ours, f"{typed}\n".encode())
+        ended = subprocess.run(
+            [sys.executable, "-c", ASKS], stdin=theirs, capture_output=True, text=True, timeout=120, check=False
+        )
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert (ended.returncode, ended.stdout) == (code, "")
+    assert ended.stderr.startswith("it changes\nDo this? [y/N]:")
