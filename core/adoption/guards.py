@@ -133,10 +133,22 @@ def _refuse_subscription(
         )
         raise NotAdoptedError(message)
     _refuse_code(provider, item, plan, catalog)
-    next_code = subscription.next_code
-    if next_code is not None and catalog.tier_of(provider, next_code) is None:
+    if subscription.next_code is not None:
+        _refuse_next_plan(provider, subscription.next_code, plan, catalog)
+
+
+def _refuse_next_plan(provider: Provider, next_code: str, plan: CatalogPlan, catalog: Catalog) -> None:
+    name, next_tier = PROVIDER_NAMES[provider], catalog.tier_of(provider, next_code)
+    if next_tier is None:
         message = (
             f"{next_code} is scheduled at {name}, and is no plan of plans.toml: add it, or cancel the change at {name}"
+        )
+        raise NotAdoptedError(message)
+    next_plan = catalog.plan(next_tier)
+    if provider == plan.charged_by != next_plan.charged_by:
+        message = (
+            f"{next_code} is scheduled at {name}, and {PROVIDER_NAMES[next_plan.charged_by]} charges for it, which "
+            f"neither provider can schedule: cancel the change at {name}, or let one provider charge for both plans"
         )
         raise NotAdoptedError(message)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from core.adoption.row import AdoptionRow
 from core.db.models.billing_links import BillingLink
@@ -221,6 +223,25 @@ def test_a_dry_run_stores_nothing_and_a_limit_counts_what_is_adopted(theirs: Ado
     assert [each.kind for each in first] == ["rejected", "adopted", "adopted", "not_tried"]
     second = list(theirs.adopter().apply([*rows, replace(rows[3], action="skip")], limit=2))
     assert [each.kind for each in second] == ["rejected", "already_adopted", "already_adopted", "adopted", "skipped"]
+
+
+@pytest.mark.parametrize("is_dry_run", [True, False])
+def test_no_result_names_an_organization_that_is_not_stored(theirs: AdoptionHarness, *, is_dry_run: bool) -> None:
+    """Each row is for a new organization. Of the second, our desired state would be refused once that was made."""
+    world = theirs.world
+    adopted = theirs.row(stripe=theirs.stripe_customer("cus_first"))
+    theirs.lago_customer("acme", plan="professional", payer=theirs.stripe_customer())
+    world.sandbox.preload_lago_subscription("acme", "starter", external_id="contract")
+    world.set_charging_provider("stripe", "starter")
+    refused = theirs.row(stripe="cus_theirs", lago="acme")
+    results = list(theirs.adopter(is_dry_run=is_dry_run).apply([adopted, refused]))
+    assert [each.kind for each in results] == ["adopted", "rejected"]
+    with world.database.read() as session:
+        stored = set(session.scalars(select(Organization.id)))
+    named = set(re.findall(r"org_[\w-]+", " ".join(map(str, results))))
+    assert named - {"org_id"} == stored
+    assert "starter is scheduled at Lago, and Stripe charges for it" in str(results[1].reason)
+    assert "cancel the change at Lago, or let one provider charge for both plans" in str(results[1].reason)
 
 
 @pytest.mark.parametrize("marked", ["customer", "subscription"])
