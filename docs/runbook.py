@@ -71,19 +71,22 @@ LINK_CODES: Final[Mapping[str, Entry]] = {
         "Our customer was deleted at the provider, and its subscriptions with it.",
         "Somebody deleted it in the dashboard.",
         f"{STATUS}; search the provider for another customer of this organization.",
-        "`billing-sync set-customer-id ORG --stripe ID` (or `--lago`) with the right one.",
+        "`billing-sync set-customer-id ORG --stripe ID` (or `--lago`) with the right one, then `billing-sync adopt "
+        "ORG`.",
     ),
     "customer_id_in_use": Entry(
         "Two organizations have the same customer id.",
         "A wrong id was imported or set.",
         "`billing-sync parked`, which names both organizations.",
-        "`billing-sync set-customer-id ORG --stripe ID` (or `--lago`) for the one that has the wrong id.",
+        "`billing-sync set-customer-id ORG --stripe ID` (or `--lago`) for the one that has the wrong id, then "
+        "`billing-sync adopt ORG`.",
     ),
     "customer_id_not_imported": Entry(
         "The customer id in the predecessor's file could not be used.",
         "The file is damaged, or the id has no valid form.",
         "`billing-sync parked`.",
-        f"`billing-sync set-customer-id ORG --stripe ID` (or `--lago`); {RETRY} creates a new customer instead.",
+        "`billing-sync set-customer-id ORG --stripe ID` (or `--lago`), then `billing-sync adopt ORG`; "
+        f"{RETRY} creates a new customer instead.",
     ),
     "customer_not_ours": Entry(
         "An observed organization was deleted, and its customer at the provider is not ours.",

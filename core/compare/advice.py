@@ -43,6 +43,9 @@ AdviceCode = Literal[
     "next_plan_undesired",
     "arrangement",
     "plan_of_arranged_subscription",
+    # Of an observed organization, instead of what a repair or an attempt would do
+    "observed",
+    "observed_theirs",
     # No desired state
     "plan_not_in_catalog",
     "plan_in_other_currency",
@@ -72,34 +75,43 @@ AdviceCode = Literal[
 ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
     "wrong_account": (
         "its ids belong to the account {link_account}, but our API key belongs to {key_account}: set the id of the "
-        "customer in {key_account} with `billing-sync set-customer-id {org_id} --{provider} …`"
+        "customer in {key_account} with `billing-sync set-customer-id {org_id} --{provider} …`, then "
+        "`billing-sync adopt {org_id}`"
     ),
-    "customer_not_linked": "set the right customer with `billing-sync set-customer-id {org_id} --{provider} …`",
+    "customer_not_linked": (
+        "set the right customer with `billing-sync set-customer-id {org_id} --{provider} …`, then `billing-sync adopt "
+        "{org_id}`"
+    ),
     "duplicate_customer": (
         "{linked_id} is the customer that we use. Keep it, transfer the unpaid invoices of {duplicate_id} to it, and "
         "clear metadata.billing_sync_org_id of {duplicate_id} in Stripe; never delete the customer that has invoices"
     ),
     "customer_deleted": (
         "it was deleted in {provider_name}, which cannot be undone: set the right customer id with `billing-sync "
-        "set-customer-id {org_id} --{provider} …`"
+        "set-customer-id {org_id} --{provider} …`, then "
+        "`billing-sync adopt {org_id}`"
     ),
     "customer_recreated": (
         "it was deleted in Lago and another customer was created with our id: set the right customer id with "
-        "`billing-sync set-customer-id {org_id} --{provider} …`"
+        "`billing-sync set-customer-id {org_id} --{provider} …`, then "
+        "`billing-sync adopt {org_id}`"
     ),
     "customer_not_found": (
         "{provider_name} knows no such customer: it was deleted, or the API key belongs to another account. Check the "
         "key, or create a customer with org_id {org_id} and set the right customer id with `billing-sync "
-        "set-customer-id {org_id} --{provider} …`"
+        "set-customer-id {org_id} --{provider} …`, then "
+        "`billing-sync adopt {org_id}`"
     ),
     "other_customer_has_org_id": (
         "{provider_name} does not know our customer id, but another customer has our org_id: if that is the right one, "
-        "set the right customer id with `billing-sync set-customer-id {org_id} --{provider} …`"
+        "set the right customer id with `billing-sync set-customer-id {org_id} --{provider} …`, then "
+        "`billing-sync adopt {org_id}`"
     ),
     "org_id_cleared": "the repair sets billing_sync_org_id on the customer again",
     "customer_of_two_organizations": (
         "two organizations refer to {customer_id}: correct metadata.billing_sync_org_id in {provider_name}, or set "
-        "this organization's own customer with `billing-sync set-customer-id {org_id} --{provider} …`"
+        "this organization's own customer with `billing-sync set-customer-id {org_id} --{provider} …`, then "
+        "`billing-sync adopt {org_id}`"
     ),
     "customer_field_differs": "the repair writes our {field} to {provider_name}",
     "charged_currency_differs": (
@@ -158,6 +170,15 @@ ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
         "the subscription has {arrangement} in {provider_name}, so the repair does not touch it: run "
         "`billing-sync set {org_id} --plan …` with the plan that it has there; or remove {arrangement} in "
         "{provider_name}, then run `billing-sync drift check`"
+    ),
+    "observed": (
+        "nothing is repaired while the organization is observed: `billing-sync management report {org_id}` shows what "
+        "would be written, and `billing-sync management manage {org_id}` manages it"
+    ),
+    "observed_theirs": (
+        "nothing is repaired while the organization is observed, because billing-sync did not make all that it has: "
+        "`billing-sync management report {org_id}` shows what would be written, and `billing-sync adopt {org_id}` "
+        "adopts it"
     ),
     "plan_in_other_currency": (
         "plan {tier} costs {plan_currency}, and the organization pays in {currency}: run `billing-sync set "
@@ -260,6 +281,11 @@ ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
         "is, run `billing-sync resolve {org_id} --theirs`, which gives the organization the plan that it has there"
     ),
 }
+
+ADVICE_OF_ATTEMPTS: Final[frozenset[AdviceCode]] = frozenset(
+    code for code, sentence in ADVICE_SENTENCES.items() if "the repair" in sentence or "{retry_command}" in sentence
+)
+"""They say what a repair or an attempt does, so they are wrong while the organization is observed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from datetime import timedelta
 from functools import cached_property
 
 from core.catalog.plans import Catalog
-from core.compare.advice import Advice, AdviceCode
+from core.compare.advice import ADVICE_OF_ATTEMPTS, Advice, AdviceCode
 from core.compare.desired_state import DesiredState, PayerPolicy, desired_state
 from core.compare.findings import Finding, FindingKind, TheirWrite
 from core.compare.local_state import LocalState
@@ -98,12 +98,9 @@ class ProviderSide:
         is_on_hold = self.link.is_conflict and not self.is_remote_check
         # The error of a conflict names the decision; what the rule advises does not apply before it.
         advice = (self.link.error_message if is_on_hold else None) or found.advice.sentence
-        is_observed = self.link.state == "observed" and not self.is_remote_check
-        if is_observed and found.repairable:
-            advice = (
-                "the organization is observed, so nothing is repaired; "
-                f"`billing-sync management report {self.organization.id}` shows what a reconcile would do"
-            )
+        is_observed = self._is_observed and not self.is_remote_check
+        if is_observed and found.advice.code in ADVICE_OF_ATTEMPTS:
+            advice = self.advice("observed_theirs" if self._has_theirs else "observed").sentence
         return Finding(
             kind=found.kind,
             provider=self.provider,
@@ -116,6 +113,16 @@ class ProviderSide:
             advice=advice,
             their_write=None if observed is None else self._last_write(observed),
         )
+
+    @property
+    def _has_theirs(self) -> bool:
+        """The organization is observed as a whole, so the customer of the other link may be the one to adopt."""
+        return any(link.ownership == "theirs" for link in self.local.links.values())
+
+    @property
+    def _is_observed(self) -> bool:
+        """Also a link that nothing has read since the organization became observed."""
+        return self.link.state == "observed" or (self.link.state == "active" and self._has_theirs)
 
     def _is_ours(self, subscription: ObservedSubscription) -> bool:
         is_named = self.organization.id in {subscription.org_id, subscription.former_org_id}

@@ -416,8 +416,8 @@ def unique_customer_ids(attempt: SyncAttempt) -> Iterator[None]:
     except IntegrityError as error:
         message = (
             f"the customer id of {attempt.organization.id} at {attempt.provider} is already used by another "
-            "organization's link: give that organization its own customer id with `billing-sync set-customer-id`, then "
-            f"run `billing-sync retry {attempt.organization.id}`"
+            "organization's link: give that organization its own customer id with `billing-sync set-customer-id`, and "
+            f"adopt it with `billing-sync adopt`, then run `billing-sync retry {attempt.organization.id}`"
         )
         raise RejectedError(attempt.provider, message, "customer_id_in_use") from error
 

@@ -224,6 +224,9 @@ def test_upgrade_writes_nothing_at_a_provider(upgraded: SyncWorld) -> None:
     assert (report.counts.drifted, report.counts.kinds) == (3, {"missing": 1, "broken_link": 2})
     findings = [finding for drift in harness.drifts(report) for finding in drift.findings]
     assert [each.kind for each in findings if each.is_on_hold] == ["missing"]
+    assert [each.advice for each in findings if "the repair" in each.advice] == []
+    (observed,) = [each for each in findings if "nothing is repaired while the organization is obs" in each.advice]
+    assert "`billing-sync adopt org_" in observed.advice
     with upgraded.database.read() as session:
         again = session.scalar(select(func.count()).select_from(Event).where(Event.type == "organization.synced"))
     assert again == announced

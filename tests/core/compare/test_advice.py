@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from copy import copy
+from dataclasses import replace
 from datetime import UTC, datetime
 from string import Formatter
 from typing import Any, get_args
@@ -12,7 +14,7 @@ import pytest
 
 from core.catalog import plans as plan_catalog
 from core.catalog.plans import Catalog, ChargingProvider
-from core.compare.advice import ADVICE_SENTENCES, Advice, AdviceCode
+from core.compare.advice import ADVICE_OF_ATTEMPTS, ADVICE_SENTENCES, Advice, AdviceCode
 from core.compare.charging_guard import refuse_double_charging
 from core.compare.customer_rules import customer_findings, wrong_account
 from core.compare.desired_state import PayerPolicy, desired_state
@@ -20,7 +22,7 @@ from core.compare.findings import Finding, FindingKind
 from core.compare.local_state import LocalState
 from core.compare.provider_side import ProviderSide
 from core.compare.subscription_rules import subscription_findings
-from core.db.models.billing_links import BillingLink
+from core.db.models.billing_links import BillingLink, LinkState
 from core.db.models.organizations import Organization
 from core.ports.arrangement import Arrangement
 from core.ports.errors import RejectedError
@@ -31,7 +33,7 @@ from tests.test_words import Name, refused
 
 GIVEN_TO_EVERY_RULE = {"org_id", "provider", "provider_name", "retry_command"}
 WAYS_OUT = re.compile(
-    r"`billing-sync (?:retry|resolve|set|set-customer-id) org_1\b"
+    r"`billing-sync (?:retry|resolve|set|set-customer-id|adopt|management manage) org_1\b"
     r"|\bthe repair (?:writes|sets|creates|switches|schedules|cancels) "
     r"|\b(?:end|unlink|transfer|correct|change|cancel|decide) (?:it|the|which)\b"
 )
@@ -125,6 +127,14 @@ RULE_CASES: dict[AdviceCode, ProviderSide] = {
     "arrangement": side("lago", customer(), subscription(arrangement=PAUSED)),
     "plan_of_arranged_subscription": side("lago", customer(), subscription(plan_code="starter", arrangement=PAUSED)),
     "next_plan_undesired": side("lago", customer(), subscription(next_plan_code="starter")),
+}
+
+
+OBSERVED_CASES: dict[AdviceCode, ProviderSide] = {
+    "observed": side("lago", customer(name="Mallory"), ours=link("lago", state="observed")),
+    "observed_theirs": side(
+        "lago", customer(name="Mallory"), ours=link("lago", state="observed"), stripe=link("stripe", ownership="theirs")
+    ),
 }
 
 
@@ -234,7 +244,14 @@ def rejection(code: AdviceCode) -> str:
     return caught.value.message
 
 
+def advice_while_observed(code: AdviceCode) -> str:
+    provider_side = OBSERVED_CASES[code]
+    return next(each.advice for each in map(provider_side.finding, customer_findings(provider_side)))
+
+
 def rendered(code: AdviceCode) -> str:
+    if code in OBSERVED_CASES:
+        return advice_while_observed(code)
     if code in REJECTION_CASES:
         return rejection(code)
     return (CONFLICT_CASES[code] if code in CONFLICT_CASES else advice_of_rule(code)).sentence
@@ -244,7 +261,7 @@ def test_every_code_has_one_sentence_and_something_that_says_it() -> None:
     codes = get_args(AdviceCode)
     assert sorted(ADVICE_SENTENCES) == sorted(codes)
     assert len(set(ADVICE_SENTENCES.values())) == len(codes)
-    assert sorted([*RULE_CASES, *REJECTION_CASES, *CONFLICT_CASES]) == sorted(codes)
+    assert sorted([*RULE_CASES, *OBSERVED_CASES, *REJECTION_CASES, *CONFLICT_CASES]) == sorted(codes)
 
 
 @pytest.mark.parametrize("code", RULE_CASES)
@@ -277,3 +294,28 @@ def test_a_sentence_names_a_way_out_and_leaves_no_parameter_empty(code: AdviceCo
 @pytest.mark.parametrize("code", get_args(AdviceCode))
 def test_a_sentence_holds_no_retired_word(code: AdviceCode) -> None:
     assert refused([Name("core/compare/advice.py", 1, "message", rendered(code))]) == []
+
+
+@pytest.mark.parametrize("state", ["active", "observed"])
+@pytest.mark.parametrize("code", sorted(ADVICE_OF_ATTEMPTS & RULE_CASES.keys()))
+def test_nothing_speaks_of_a_repair_or_of_an_attempt_while_the_organization_is_observed(
+    code: AdviceCode, state: LinkState
+) -> None:
+    """A link that nothing has read since an import brought its customer is active."""
+    managed = RULE_CASES[code]
+    ours = copy(managed.link)
+    ours.state, ours.ownership = state, "theirs"
+    observed = replace(managed, local=replace(managed.local, links={**managed.local.links, managed.provider: ours}))
+    for found in (*customer_findings(observed), *subscription_findings(observed)):
+        finding = observed.finding(found)
+        assert finding.repairable is False
+        if found.advice.code == code:
+            assert finding.advice == ADVICE_SENTENCES["observed_theirs"].format(org_id="org_1")
+            assert managed.finding(found).advice == found.advice.sentence
+
+
+def test_an_id_that_is_set_is_followed_by_its_adoption() -> None:
+    """Until then the organization is observed, and a retry changes nothing."""
+    setting = [sentence for sentence in ADVICE_SENTENCES.values() if "set-customer-id" in sentence]
+    assert len(setting) > 5
+    assert [sentence for sentence in setting if "then `billing-sync adopt {org_id}`" not in sentence] == []

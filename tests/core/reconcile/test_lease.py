@@ -306,6 +306,7 @@ def test_two_links_that_would_name_one_customer_are_a_persons_matter_and_no_cras
         with pytest.raises(RejectedError, match="another organization's link") as caught:
             write()
         assert caught.value.code == "customer_id_in_use"
+        assert "and adopt it with `billing-sync adopt`, then run `billing-sync retry" in caught.value.message
     assert outcomes.park(attempt, caught.value) is None
     assert harness.link(second).state == "parked"
 
