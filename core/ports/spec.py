@@ -127,6 +127,8 @@ class LastKnown:
     next_plan_code: str | None = None
     replaced_next_plan_codes: frozenset[str] = frozenset()
     """What was scheduled before writes that have no answer yet; one of them may still be."""
+    cancellation_is_planned: bool = False
+    """An attempt that only plans has planned to cancel the scheduled plan, which is still read."""
     sold_price: SoldPrice | None = None
     payer_id: str | None = None
     """Lago only: the payer that was last sent to it, or that it last returned."""

@@ -201,6 +201,8 @@ class Planner:
         spec = self.desired.subscription_spec(org_id, self.customer_id or "")
         if spec is not None:
             self.context.run(lambda: self.billing_provider.ensure_subscription(spec, self.last_known, self.context))
+        if any(step.kind == "cancel_scheduled_plan" for step in self.context.steps):
+            self.last_known = replace(self.last_known, cancellation_is_planned=True)
 
     def _plan_marks(self, *, is_removal: bool = False) -> None:
         org_id, context = self.context.attempt.organization.id, self.context

@@ -326,6 +326,7 @@ def link_facts(attempt: SyncAttempt, desired: DesiredState) -> LinkFacts:
         scheduled_date_known=attempt.organization.plan_effective_at is not None,
         check=check,
         marks=_marks_request(link),
+        sold_plan_code=link.sold_plan,
     )
 
 

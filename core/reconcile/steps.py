@@ -59,6 +59,8 @@ class LinkFacts:
     scheduled_date_known: bool
     check: CheckRequest
     marks: MarksRequest = "none"
+    sold_plan_code: str | None = None
+    """The plan when it was last confirmed, also while ``plan_code`` is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +90,9 @@ def _step_to_the_removal(link: LinkFacts, desired: DesiredState, progress: Progr
     it can be removed once that is cancelled.
     """
     is_cancelled = link.next_plan_code is not None and desired.active and desired.next_plan_code is None
-    if is_cancelled and desired.plan_code == link.plan_code is not None and not progress.subscription_written:
+    # After a request that failed the plan is not known, and is the one that was last confirmed.
+    plan_code = link.plan_code or link.sold_plan_code
+    if is_cancelled and desired.plan_code == plan_code is not None and not progress.subscription_written:
         return "ensure_subscription"
     return "complete" if progress.marks_removed else "remove_marks"
 

@@ -71,7 +71,7 @@ class StripeMarks:
             subscription = self._read_subscription(last_known.subscription_id, attempt)
             if subscription is not None and not subscription.has_ended:
                 removal = _removal(only_ours(subscription.metadata), org_id)
-                if removal:
+                if removal and not last_known.cancellation_is_planned:
                     _refuse_scheduled_plan(subscription, org_id)
                 changes.append(MetadataChange(subscription.id, removal, self._mark_subscription))
         if last_known.customer_id is not None:

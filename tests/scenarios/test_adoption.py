@@ -176,6 +176,50 @@ def test_a_release_that_waits_for_a_scheduled_plan_goes_on_when_that_is_cancelle
     assert metadata(theirs) == [{}, {}]
 
 
+def waits_for_a_scheduled_plan(theirs: AdoptionHarness) -> str:
+    """It is given back while a lower plan is scheduled, so its link is parked."""
+    row = replace(theirs.row(stripe=subscribe_at(theirs, 4000, quantity=3)), action="adopt-keep-price")
+    org_id = str(theirs.adopt(row).org_id)
+    theirs.world.reconcile_until_idle(org_id)
+    theirs.world.change_plan(org_id, "starter")
+    theirs.world.wait(10)
+    theirs.world.reconcile_until_idle(org_id)
+    theirs.world.wait(10)
+    assert give_back(theirs, org_id) == "removes_marks"
+    theirs.world.reconcile_until_idle(org_id)
+    assert theirs.world.link(org_id, "stripe").error_code == "scheduled_plan_needs_marks"
+    theirs.world.wait(10)
+    return org_id
+
+
+def test_what_is_planned_for_a_release_goes_on_after_the_scheduled_plan_is_cancelled(theirs: AdoptionHarness) -> None:
+    org_id = waits_for_a_scheduled_plan(theirs)
+    theirs.world.set_mode(org_id, "observe")
+    theirs.world.change_plan(org_id, "professional")
+    theirs.world.sandbox.reset_calls()
+    theirs.world.reconcile_until_idle(org_id)
+    assert theirs.writes() == []
+    planned = theirs.world.observation(org_id, "stripe")
+    assert [step.kind for step in planned.steps] == ["cancel_scheduled_plan", "remove_marks", "remove_marks"]
+    assert planned.problem is None
+    theirs.world.set_mode(org_id, "manage")
+    theirs.world.reconcile_until_idle(org_id)
+    assert metadata(theirs) == [{}, {}]
+
+
+def test_a_release_goes_on_although_the_request_that_cancels_the_plan_failed(theirs: AdoptionHarness) -> None:
+    world, org_id = theirs.world, waits_for_a_scheduled_plan(theirs)
+    world.sandbox.add_fault("stripe", "POST /v1/subscriptions/{id}", "500_before", times=3)
+    world.change_plan(org_id, "professional")
+    world.run(org_id, "stripe")
+    world.wait(600)
+    world.reconcile_until_idle(org_id)
+    assert world.link(org_id, "stripe").error_message is None
+    assert world.link(org_id, "stripe").ownership == "theirs"
+    assert price_and_quantity(theirs) == (4000, 3)
+    assert metadata(theirs) == [{}, {}]
+
+
 @pytest.mark.parametrize("with_marks", [True, False])
 def test_metadata_of_ours_that_was_there_before_is_removed_by_a_release(
     theirs: AdoptionHarness, *, with_marks: bool
