@@ -1,7 +1,8 @@
 """Whether an organization is observed or managed, and the change of its mode.
 
 An observed organization is read and compared, and nothing is written at a provider. It is observed as a whole: who is
-adopted at one provider only could be charged by both. While it is given back, only our metadata is removed.
+adopted at one provider only could be charged by both. While it is given back, only our metadata is removed. Once it is
+deleted nobody begins to charge it, so what is ours is ended although the other half is theirs.
 """
 
 from __future__ import annotations
@@ -22,6 +23,23 @@ def is_observed(organization: Organization, its_links: Iterable[BillingLink], in
     """``its_links``: both. ``installation``: the mode of organizations without one of their own (``MANAGEMENT``)."""
     mode = organization.management or installation
     return mode == "observe" or any(link.ownership == "theirs" or _is_given_back(link) for link in its_links)
+
+
+def is_link_observed(
+    organization: Organization, link: BillingLink, its_links: Collection[BillingLink], installation: Management
+) -> bool:
+    """Whether nothing may be written for this link. ``its_links``: both."""
+    if not is_observed(organization, its_links, installation):
+        return False
+    mode = organization.management or installation
+    return mode == "observe" or not _is_ended_alone(organization, link, its_links)
+
+
+def _is_ended_alone(organization: Organization, link: BillingLink, its_links: Iterable[BillingLink]) -> bool:
+    """Whether it is of a deleted organization, and ours, or adopted and not given back: it would charge for good."""
+    if organization.status != "deleted" or link.ownership == "theirs":
+        return False
+    return link.ownership == "ours" or not any(map(_is_given_back, its_links))
 
 
 def removes_marks(organization: Organization, link: BillingLink, installation: Management) -> bool:

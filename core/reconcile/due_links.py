@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import UnaryExpression, func, not_, select, text, update
+from sqlalchemy import UnaryExpression, and_, func, not_, or_, select, text, update
 from sqlalchemy.orm import Session, aliased
 
 from core.db import leases
@@ -181,16 +181,25 @@ def request_routine_checks(  # noqa: PLR0913 - the last one is a choice
 def resume_managed(session: Session, limit: int, now: datetime) -> int:
     """Make up to ``limit`` observed links due that the installation manages: its mode was observe before.
 
-    Not those of an organization whose own mode is observe, or that has something which must be adopted first.
+    Not those of an organization whose own mode is observe, or that has something which must be adopted first, or is
+    given back at the other provider. Of a deleted one what is ours or adopted is ended (``is_link_observed``).
     """
     other = aliased(BillingLink)
     theirs = select(other.org_id).where(other.org_id == BillingLink.org_id, other.ownership == "theirs")
-    observed = select(Organization.id).where(
-        Organization.id == BillingLink.org_id, Organization.management == "observe"
+    given_back = select(other.org_id).where(
+        other.org_id == BillingLink.org_id,
+        other.provider != BillingLink.provider,
+        other.ownership == "adopted",
+        other.marks == "removal",
     )
+    of_organization = select(Organization.id).where(Organization.id == BillingLink.org_id)
+    observed = of_organization.where(Organization.management == "observe")
+    deleted = of_organization.where(Organization.status == "deleted")
+    is_ours = or_(BillingLink.ownership == "ours", and_(BillingLink.ownership == "adopted", not_(given_back.exists())))
+    may_be_written = or_(and_(not_(theirs.exists()), not_(given_back.exists())), and_(is_ours, deleted.exists()))
     due = (
         select(BillingLink.org_id, BillingLink.provider)
-        .where(text(LINK_IS_OBSERVED), not_(theirs.exists()), not_(observed.exists()))
+        .where(text(LINK_IS_OBSERVED), may_be_written, not_(observed.exists()))
         .order_by(BillingLink.org_id)
         .limit(limit)
         .with_for_update(skip_locked=True)

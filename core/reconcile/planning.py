@@ -16,9 +16,10 @@ from core.common.json_types import Json
 from core.compare import charging_guard
 from core.compare.desired_state import DesiredState, PayerPolicy
 from core.ports.errors import ConflictError, ParkedError, RejectedError
+from core.ports.observed import ObservedState
 from core.ports.planned import PlannedStep, WritePlannedError
 from core.ports.provider import BillingProvider, Customer, Intent
-from core.ports.spec import CUSTOMER_NOT_OURS, PROVIDER_NAMES, LastKnown
+from core.ports.spec import CUSTOMER_NOT_OURS, PROVIDER_NAMES, LastKnown, Provider
 from core.reconcile import remote_check
 from core.reconcile.attempt import SyncAttempt
 from core.reconcile.observation import Observation, problem_of
@@ -102,6 +103,14 @@ def facts_to_plan(link: LinkFacts) -> LinkFacts:
     return replace(link, check="requested") if link.check == "none" else link
 
 
+def _shows_no_charge(observed: ObservedState, customer_id: str, last_known: LastKnown, provider: Provider) -> bool:
+    """Lago finds a customer by its external id only. Unless that is known, it may be under another one."""
+    if observed.subscriptions:
+        return False
+    is_found = any(each.id == customer_id for each in observed.customers)
+    return is_found or provider == "stripe" or last_known.external_ids.customer_id is not None
+
+
 @dataclass(slots=True, kw_only=True)
 class Planner:
     """Plans one attempt. ``last_known``: what it read of its link."""
@@ -116,14 +125,16 @@ class Planner:
 
     def observe(self, link: LinkFacts) -> Observation:
         """Raises what is retried, as a reconcile does. What would park the link or put it on hold is the problem."""
-        problem = None
+        attempt, problem = self.context.attempt, None
         try:
-            self._refuse_theirs_of_deleted()
-            self._plan(link)
+            if self.desired.active or attempt.link.ownership != "theirs":
+                self._plan(link)
+            else:
+                self._refuse_what_is_still_charged()
         except (ParkedError, ConflictError) as error:
             problem = problem_of(error)
         return Observation(
-            version=self.context.attempt.organization.version,
+            version=attempt.organization.version,
             is_paid=self._is_paid(),
             steps=tuple(self.context.steps),
             problem=problem,
@@ -134,10 +145,14 @@ class Planner:
         is_at_stripe = self.billing_provider.provider == "stripe"
         return is_at_stripe or self.desired.is_charging or self.last_known.payer_id is not None
 
-    def _refuse_theirs_of_deleted(self) -> None:
-        """We end what is ours only, and what belongs to a deleted organization cannot be adopted."""
+    def _refuse_what_is_still_charged(self) -> None:
+        """The organization is deleted. We end what is ours only, and what a deleted one has cannot be adopted."""
         attempt, customer_id = self.context.attempt, self.last_known.customer_id
-        if self.desired.active or attempt.link.ownership != "theirs" or customer_id is None:
+        if customer_id is None or not customer_id.strip(". "):
+            return  # in a URL it names no customer
+        reader = self.billing_provider.reader.with_permits(attempt)
+        observed = reader.read(attempt.organization.id, [customer_id], self.last_known.external_ids)
+        if _shows_no_charge(observed, customer_id, self.last_known, attempt.provider):
             return
         name = PROVIDER_NAMES[attempt.provider]
         message = (

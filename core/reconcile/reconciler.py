@@ -183,7 +183,6 @@ class Reconciler:
 
         They name the organization and this database, and nobody else writes them.
         """
-        its_links = attempt.links.values()
         customer_id = attempt.link.customer_id
         if attempt.link.ownership == "theirs" and customer_id is not None:
             billing_provider = self.providers[attempt.provider]
@@ -192,7 +191,7 @@ class Reconciler:
                     attempt.record_ours()
         if management.removes_marks(attempt.organization, attempt.link, self.management):
             return False
-        return management.is_observed(attempt.organization, its_links, self.management)
+        return management.is_link_observed(attempt.organization, attempt.link, attempt.links.values(), self.management)
 
     def _observe(self, attempt: SyncAttempt) -> ReconcileResult:
         """Plan the steps instead of taking them. It waits for no payer: it plans with the one that is there."""

@@ -13,7 +13,7 @@ from core.db.models.events import Event
 from core.db.models.history import LinkHistory
 from core.drift.repairer import OBSERVED_REASON
 from core.ports.planned import PlannedStep
-from core.ports.spec import PROVIDER_NAMES, PROVIDERS, Provider
+from core.ports.spec import PROVIDERS, Provider
 from core.reconcile import due_links
 from core.reporting import metrics, overview, problems
 from core.reporting.observed import ObservedOrganization, observed_organizations
@@ -546,23 +546,6 @@ def test_a_deleted_organization_without_work_is_not_listed(world: SyncWorld) -> 
         listed = [each.org_id for each in observed_organizations(session, "observe", world.now)]
     assert listed == [paying]
     assert report_of(world, ended).status == "deleted"
-
-
-def test_a_deleted_organization_whose_customer_is_not_ours_may_still_pay(world: SyncWorld) -> None:
-    org_id = adopt_at_lago(world, Adopted(marks="none"))
-    with world.database.write() as session:
-        for provider in PROVIDERS:
-            session.get_one(BillingLink, (org_id, provider)).ownership = "theirs"
-    world.change_status(org_id, "deleted")
-    observed(world, org_id)
-    for provider in PROVIDERS:
-        problem = world.observation(org_id, provider).problem
-        assert problem is not None
-        assert (problem.code, problem.is_about_theirs) == ("customer_not_ours", True)
-        customer_id, name = world.link(org_id, provider).customer_id, PROVIDER_NAMES[provider]
-        assert f"customer {customer_id} in {name} is not ours and may still pay" in problem.message
-    with world.database.read() as session:
-        assert [each.org_id for each in observed_organizations(session, "manage", world.now)] == [org_id]
 
 
 def test_a_link_that_is_read_again_is_not_behind_since_the_change_that_was_observed(world: SyncWorld) -> None:
