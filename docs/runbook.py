@@ -89,10 +89,11 @@ LINK_CODES: Final[Mapping[str, Entry]] = {
         f"{RETRY} creates a new customer instead.",
     ),
     "customer_not_ours": Entry(
-        "An observed organization was deleted, and its customer at the provider is not ours.",
+        "An observed organization was deleted, and its customer at the provider is not ours and may still pay.",
         "Its id came from outside and was never adopted, so billing-sync ends nothing there.",
         f"{STATUS}, which names the customer.",
-        "End its subscriptions at the provider; a deleted organization cannot be adopted.",
+        "End its subscriptions at the provider; a deleted organization cannot be adopted. The next read shows that "
+        "they ended, and the warning goes away; not of a customer in Lago whose external id is neither ours nor known.",
     ),
     "double_charging": Entry(
         "Both providers would charge for the organization, so this one does not begin.",

@@ -87,6 +87,8 @@ class BillingApp(Celery):
     def __init__(self, *args: Any, open_runtime: Callable[[], Runtime], **options: Any) -> None:  # noqa: ANN401 - Celery's own
         super().__init__(*args, **options)
         self._open_runtime = open_runtime
+        self.next_org_to_observe = ""
+        """Where this process goes on to look for links that are to be observed; each process walks them all."""
         self._runtime: Runtime | None = None
         self._runtime_lock = threading.Lock()
 

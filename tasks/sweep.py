@@ -76,7 +76,10 @@ def _follow_mode(app: BillingApp) -> None:
         if not job_locks.acquire(session, FOLLOW_MODE_JOB, FOLLOW_MODE_SECONDS, now):
             return
         if runtime.reconciler.management == "observe":
-            due_links.request_first_observations(session, MAX_LINKS_OF_OTHER_MODE, now)
+            walked = due_links.request_first_observations(
+                session, MAX_LINKS_OF_OTHER_MODE, now, app.next_org_to_observe
+            )
+            app.next_org_to_observe = walked.next_org_id
         else:
             due_links.resume_managed(session, MAX_LINKS_OF_OTHER_MODE, now)
 

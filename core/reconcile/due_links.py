@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Final, NamedTuple
 
 from sqlalchemy import UnaryExpression, and_, func, not_, or_, select, text, update
 from sqlalchemy.orm import Session, aliased
@@ -33,6 +34,8 @@ from core.reconcile.commands import invalidate
 REDISPATCH_LINK_AFTER = timedelta(seconds=30)
 # One in so many dispatched links is a new one. An import fills the queue for hours, and new changes must not wait.
 NEWEST_SHARE_DIVISOR = 4
+MAX_LINKS_WALKED: Final = 20_000
+"""By one call that looks for links of which no index knows."""
 
 
 def dispatch(session: Session, provider: Provider, limit: int, now: datetime) -> list[str]:
@@ -182,53 +185,71 @@ def resume_managed(session: Session, limit: int, now: datetime) -> int:
     """Make up to ``limit`` observed links due that the installation manages: its mode was observe before.
 
     Not those of an organization whose own mode is observe, or that has something which must be adopted first, or is
-    given back at the other provider. Of a deleted one what is ours or adopted is ended (``is_link_observed``).
+    given back at the other provider. Of a deleted one whatever is not theirs is ended (``is_link_observed``).
     """
     other = aliased(BillingLink)
-    theirs = select(other.org_id).where(other.org_id == BillingLink.org_id, other.ownership == "theirs")
-    given_back = select(other.org_id).where(
-        other.org_id == BillingLink.org_id,
-        other.provider != BillingLink.provider,
-        other.ownership == "adopted",
-        other.marks == "removal",
+    of_organization = select(other.org_id).where(other.org_id == BillingLink.org_id)
+    is_given_back = and_(other.provider != BillingLink.provider, other.ownership == "adopted", other.marks == "removal")
+    not_ours = of_organization.where(or_(other.ownership == "theirs", is_given_back))
+    given_back = of_organization.where(is_given_back)
+    observed = (
+        select(Organization.id)
+        .where(Organization.id == BillingLink.org_id, Organization.management == "observe")
+        .correlate(BillingLink)
     )
-    of_organization = select(Organization.id).where(Organization.id == BillingLink.org_id)
-    observed = of_organization.where(Organization.management == "observe")
-    deleted = of_organization.where(Organization.status == "deleted")
-    is_ours = or_(BillingLink.ownership == "ours", and_(BillingLink.ownership == "adopted", not_(given_back.exists())))
-    may_be_written = or_(and_(not_(theirs.exists()), not_(given_back.exists())), and_(is_ours, deleted.exists()))
     due = (
         select(BillingLink.org_id, BillingLink.provider)
-        .where(text(LINK_IS_OBSERVED), may_be_written, not_(observed.exists()))
+        .where(text(LINK_IS_OBSERVED), not_(observed.exists()))
         .order_by(BillingLink.org_id)
         .limit(limit)
-        .with_for_update(skip_locked=True)
+        .with_for_update(of=BillingLink, skip_locked=True)
     )
-    rows = session.execute(due).all()
-    _request_checks(session, rows, link_states.values_after("mode_of_installation_changed"), now)
-    return len(rows)
+    deleted = due.join(Organization, Organization.id == BillingLink.org_id).where(
+        Organization.status == "deleted", BillingLink.ownership != "theirs", not_(given_back.exists())
+    )
+    resumed = 0
+    for query in (due.where(not_(not_ours.exists())), deleted):
+        rows = session.execute(query).all()
+        _request_checks(session, rows, link_states.values_after("mode_of_installation_changed"), now)
+        resumed += len(rows)
+    return resumed
 
 
-def request_first_observations(session: Session, limit: int, now: datetime) -> int:
+class FirstObservations(NamedTuple):
+    """``next_org_id``: where the next call goes on; "" at the end of the links."""
+
+    requested: int
+    next_org_id: str
+
+
+def request_first_observations(
+    session: Session, limit: int, now: datetime, org_id: str = "", *, max_reads: int = MAX_LINKS_WALKED
+) -> FirstObservations:
     """Request a read of up to ``limit`` links that are in sync and that the installation observes: its mode was manage.
 
-    Whatever else is active has work, and is observed when that is due. It walks the links, so call it once a minute.
+    Whatever else is active has work, and is observed when that is due. No index has these links, so each call walks a
+    part of all links, by id from ``org_id`` on. It costs the same however many there are.
     """
+    part = select(BillingLink.org_id).where(BillingLink.org_id >= org_id).order_by(BillingLink.org_id)
+    end = session.scalar(part.offset(max_reads).limit(1))
     managed = select(Organization.id).where(Organization.id == BillingLink.org_id, Organization.management == "manage")
     due = (
         select(BillingLink.org_id, BillingLink.provider)
         .where(
+            BillingLink.org_id >= org_id,
+            *(() if end is None else (BillingLink.org_id <= end,)),
             BillingLink.state == "active",
             text(f"NOT ({LINK_HAS_WORK})"),
             not_(managed.exists()),
             leases.is_free(BillingLink, now),
         )
+        .order_by(BillingLink.org_id)
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
     rows = session.execute(due).all()
     _request_checks(session, rows, link_states.values_after("check_requested"), now)
-    return len(rows)
+    return FirstObservations(len(rows), rows[-1][0] if len(rows) == limit else end or "")
 
 
 def _request_checks(

@@ -103,10 +103,10 @@ def facts_to_plan(link: LinkFacts) -> LinkFacts:
     return replace(link, check="requested") if link.check == "none" else link
 
 
-def _shows_no_charge(observed: ObservedState, customer_id: str, last_known: LastKnown, provider: Provider) -> bool:
-    """Lago finds a customer by its external id only. Unless that is known, it may be under another one."""
-    if observed.subscriptions:
-        return False
+def _is_shown(observed: ObservedState, customer_id: str, last_known: LastKnown, provider: Provider) -> bool:
+    """Whether all of its subscriptions are in what was read. Lago finds a customer by its external id only, and unless
+    that is known, it may be under another one.
+    """
     is_found = any(each.id == customer_id for each in observed.customers)
     return is_found or provider == "stripe" or last_known.external_ids.customer_id is not None
 
@@ -152,12 +152,14 @@ class Planner:
             return  # in a URL it names no customer
         reader = self.billing_provider.reader.with_permits(attempt)
         observed = reader.read(attempt.organization.id, [customer_id], self.last_known.external_ids)
-        if _shows_no_charge(observed, customer_id, self.last_known, attempt.provider):
+        is_shown = _is_shown(observed, customer_id, self.last_known, attempt.provider)
+        if is_shown and not observed.subscriptions:
             return
         name = PROVIDER_NAMES[attempt.provider]
+        unseen = "" if is_shown else f"; {name} has no customer {customer_id} under our id, so this cannot be checked"
         message = (
             f"the organization is deleted, but customer {customer_id} in {name} is not ours and may still pay: end its "
-            f"subscriptions in {name}"
+            f"subscriptions in {name}{unseen}"
         )
         raise RejectedError(attempt.provider, message, CUSTOMER_NOT_OURS)
 

@@ -10,6 +10,7 @@ from typing import Final
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from core.db.database import Database
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Management, Organization
 from core.organizations import management
@@ -37,6 +38,7 @@ class ObservedOrganization:
 
     ``links``: the state of each now. It may be read again, or be on hold, beside what was read before.
     ``theirs``: the providers whose customer and subscription must be adopted first; a deleted one cannot be.
+    ``managed``: those that are not observed, because what is ours of a deleted organization is ended.
     ``without_answer``: those to which a request was sent that has no answer yet; it is not sent again.
     """
 
@@ -47,34 +49,53 @@ class ObservedOrganization:
     links: dict[Provider, ObservedLink]
     observations: dict[Provider, Observation | None]
     theirs: tuple[Provider, ...]
+    managed: tuple[Provider, ...]
     without_answer: tuple[Provider, ...]
 
 
 def observed_organizations(
-    session: Session, installation: Management, now: datetime, org_ids: Sequence[str] = ()
+    database: Database,
+    installation: Management,
+    now: datetime,
+    org_ids: Sequence[str] = (),
+    *,
+    per_page: int = ORGANIZATIONS_PER_PAGE,
 ) -> Iterator[ObservedOrganization]:
-    """Those that are observed, of ``org_ids`` or of all, by id. It reads page by page.
+    """Those that are observed, of ``org_ids`` or of all, by id.
 
-    Of all, without those that are deleted and at which nothing is left to do.
+    It has one page in memory, and no transaction is open while the caller writes what it got. Of all, without those
+    that are deleted and at which nothing is left to do.
     """
     after = ""
     while True:
-        query = (
-            select(Organization).where(Organization.id > after).order_by(Organization.id).limit(ORGANIZATIONS_PER_PAGE)
-        )
-        organizations = session.scalars(query.where(Organization.id.in_(org_ids)) if org_ids else query).all()
-        if not organizations:
+        query = select(Organization).where(Organization.id > after).order_by(Organization.id).limit(per_page)
+        with database.read() as session:
+            page = session.scalars(query.where(Organization.id.in_(org_ids)) if org_ids else query).all()
+            found = _observed_of(session, page, installation, now, lists_each=bool(org_ids))
+        yield from found
+        if len(page) < per_page:
             return
-        after = organizations[-1].id
-        links: dict[str, dict[Provider, BillingLink]] = {each.id: {} for each in organizations}
-        for link in session.scalars(select(BillingLink).where(BillingLink.org_id.in_(list(links)))):
-            links[link.org_id]["stripe" if link.provider == "stripe" else "lago"] = link
-        for organization in organizations:
-            its_links = links[organization.id]
-            is_listed = bool(org_ids) or organization.status != "deleted" or any(map(_has_work, its_links.values()))
-            if is_listed and management.is_observed(organization, its_links.values(), installation):
-                yield _report(organization, its_links, now)
-        session.expunge_all()
+        after = page[-1].id
+
+
+def _observed_of(
+    session: Session,
+    organizations: Sequence[Organization],
+    installation: Management,
+    now: datetime,
+    *,
+    lists_each: bool,
+) -> list[ObservedOrganization]:
+    links: dict[str, dict[Provider, BillingLink]] = {each.id: {} for each in organizations}
+    for link in session.scalars(select(BillingLink).where(BillingLink.org_id.in_(list(links)))):
+        links[link.org_id]["stripe" if link.provider == "stripe" else "lago"] = link
+    found = []
+    for organization in organizations:
+        its_links = links[organization.id]
+        is_listed = lists_each or organization.status != "deleted" or any(map(_has_work, its_links.values()))
+        if is_listed and management.is_observed(organization, its_links.values(), installation):
+            found.append(_report(organization, its_links, installation, now))
+    return found
 
 
 def _has_work(link: BillingLink) -> bool:
@@ -84,7 +105,9 @@ def _has_work(link: BillingLink) -> bool:
     return bool(found.steps) or found.problem is not None or link.intent is not None
 
 
-def _report(organization: Organization, its_links: dict[Provider, BillingLink], now: datetime) -> ObservedOrganization:
+def _report(
+    organization: Organization, its_links: dict[Provider, BillingLink], installation: Management, now: datetime
+) -> ObservedOrganization:
     reports = {each: link_status.link_report(its_links[each], now) for each in PROVIDERS if each in its_links}
     return ObservedOrganization(
         org_id=organization.id,
@@ -102,5 +125,10 @@ def _report(organization: Organization, its_links: dict[Provider, BillingLink], 
         },
         observations={each: report.observation for each, report in reports.items()},
         theirs=tuple(each for each, report in reports.items() if report.is_theirs),
+        managed=tuple(
+            each
+            for each, link in its_links.items()
+            if not management.is_link_observed(organization, link, its_links.values(), installation)
+        ),
         without_answer=tuple(each for each in reports if its_links[each].intent is not None),
     )

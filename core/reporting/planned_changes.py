@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from core.ports.minor_units import amount_text
@@ -88,22 +87,32 @@ class MoneyChange:
     after: int
 
 
-def money_changes(observations: Iterable[Observation]) -> list[MoneyChange]:
+@dataclass(slots=True)
+class MoneyTotals:
     """Of the steps that are paid and whose amounts are known, without credits.
 
     A create has no amount before, an end none after.
     """
-    totals: dict[tuple[str, str, bool], tuple[int, int]] = {}
-    for step in chain.from_iterable(each.steps for each in observations if each.is_paid):
-        if step.kind == "credit_unused_time":
-            continue
+
+    _totals: dict[tuple[str, str, bool], tuple[int, int]] = field(default_factory=dict)
+
+    def add(self, observation: Observation) -> None:
+        if not observation.is_paid:
+            return
+        for step in observation.steps:
+            if step.kind != "credit_unused_time":
+                self._add(step)
+
+    def _add(self, step: PlannedStep) -> None:
         for price, is_after in ((step.price_before, False), (step.price_after, True)):
             if price is None or price.amount is None or price.currency is None:
                 continue
             key = (price.currency, price.interval or "", step.at_period_end)
-            before, after = totals.get(key, (0, 0))
-            totals[key] = (before, after + price.amount) if is_after else (before + price.amount, after)
-    return [
-        MoneyChange(currency=currency, interval=interval, at_period_end=at_period_end, before=before, after=after)
-        for (currency, interval, at_period_end), (before, after) in sorted(totals.items())
-    ]
+            before, after = self._totals.get(key, (0, 0))
+            self._totals[key] = (before, after + price.amount) if is_after else (before + price.amount, after)
+
+    def changes(self) -> list[MoneyChange]:
+        return [
+            MoneyChange(currency=currency, interval=interval, at_period_end=at_period_end, before=before, after=after)
+            for (currency, interval, at_period_end), (before, after) in sorted(self._totals.items())
+        ]

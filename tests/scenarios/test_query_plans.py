@@ -45,6 +45,23 @@ def test_what_is_managed_again_is_found_among_the_observed_links(large: Database
         assert walk not in plans
 
 
+def test_what_is_observed_first_is_looked_for_in_a_part_of_the_links_at_a_time(large: Database) -> None:
+    requested, parts, org_id = 0, 0, ""
+    while parts == 0 or org_id:
+        walked: list[due_links.FirstObservations] = []
+
+        def walk(session: Session, begin: str = org_id, found: list[due_links.FirstObservations] = walked) -> None:
+            found.append(due_links.request_first_observations(session, 1500, NOW, begin, max_reads=2000))
+
+        plans = plans_of(large, walk)
+        assert "Seq Scan on billing_links" not in plans
+        assert "SCAN billing_links'" not in plans
+        ((found, org_id),) = walked
+        requested, parts = requested + found, parts + 1
+    assert requested == 2 * (MANY - FEW)
+    assert 13 <= parts <= 15
+
+
 def test_counting_what_is_behind_reads_only_that(large: Database) -> None:
     plans = plans_of(large, due_links.count_behind)
     assert "ix_billing_links_due" in plans

@@ -14,9 +14,9 @@ from core.events.event_types import ChangeContext
 from core.organizations import management
 from core.ports.minor_units import amount_text
 from core.ports.spec import PROVIDER_NAMES
-from core.reconcile.observation import Observation
 from core.reporting import observed, planned_changes
 from core.reporting.observed import ObservedLink, ObservedOrganization
+from core.reporting.planned_changes import MoneyTotals
 from worker.cli import cause, descriptions, output, resources, stored_change
 from worker.cli.exit_codes import UsageError
 from worker.config import settings as settings_of
@@ -53,25 +53,30 @@ def report(*, orgs: OrgsArgument = None, as_json: output.JsonOption = False) -> 
     """Show what would be written for each observed organization, and what it would change in what is paid.
 
     JSON: {"installation": mode, "organizations": [{"org_id", "name", "mode", "status", "theirs": [provider],
-    "without_answer": [provider], "links": {provider: {"status", "observed_at", "error_code", "error_message"}},
-    "observations": {provider: {"version", "is_paid", "steps": [{"kind", "object_id", "fields", "before",
-    "after", "price_before": {"amount", "currency", "interval"} or null, "price_after", "at_period_end", "effective_at",
-    "is_repeat"}], "problem": {"kind", "code", "message"} or null} or null if it was not read yet}}], "money":
-    [{"currency", "interval", "at_period_end", "before", "after"}]}. Amounts are in minor units. "is_paid" false: nobody
-    pays for it at this provider, because the other one charges.
+    "managed": [provider], "without_answer": [provider], "links": {provider: {"status", "observed_at", "error_code",
+    "error_message"}}, "observations": {provider: {"version", "is_paid", "steps": [{"kind", "object_id", "fields",
+    "before", "after", "price_before": {"amount", "currency", "interval"} or null, "price_after", "at_period_end",
+    "effective_at", "is_repeat"}], "problem": {"kind", "code", "message"} or null} or null if it was not read yet}}],
+    "money": [{"currency", "interval", "at_period_end", "before", "after"}]}. It is written organization by
+    organization. Amounts are in minor units. "is_paid" false: nobody pays for it at this provider, because the other
+    one charges. "managed": of a deleted organization, what is ours is ended although the other half is not ours.
     """
     settings, now = settings_of.read(), utc_now()
-    with resources.open_database(settings) as database, database.read() as session:
-        ids = [descriptions.find_organization(session, each).id for each in orgs or ()]
-        found = list(observed.observed_organizations(session, settings.management, now, ids))
-    money = planned_changes.money_changes(_observations(found))
-    if as_json:
-        output.show_json({"installation": settings.management, "organizations": found, "money": money})
-        return
-    output.show(f"MANAGEMENT={settings.management}. Organizations that are observed: {len(found)}.")
-    for each in found:
-        output.show("", f"{each.name}  {each.org_id}", *_lines(each, now))
-    for change in money:
+    totals = MoneyTotals()
+    with resources.open_database(settings) as database:
+        with database.read() as session:
+            ids = [descriptions.find_organization(session, each).id for each in orgs or ()]
+        found = _added(totals, observed.observed_organizations(database, settings.management, now, ids))
+        if as_json:
+            head = {"installation": settings.management}
+            output.show_json_rows(head, "organizations", found, lambda: {"money": totals.changes()})
+            return
+        output.show(f"MANAGEMENT={settings.management}.")
+        count = 0
+        for count, each in enumerate(found, 1):  # noqa: B007 - it is shown at the end
+            output.show("", f"{each.name}  {each.org_id}", *_lines(each, now))
+    output.show("", f"Organizations that are observed: {count}.")
+    for change in totals.changes():
         before, after = (amount_text(amount, change.currency) for amount in (change.before, change.after))
         when = "at the end of the periods" if change.at_period_end else "at once"
         output.show("", f"All steps together, {change.interval}, {when}: {before} → {after}")
@@ -110,14 +115,33 @@ def _state_text(link: ObservedLink, now: datetime) -> str:
             return read if link.observed_at is None else f"{read}; it is read again soon"
 
 
-def _observations(organizations: Iterable[ObservedOrganization]) -> Iterator[Observation]:
+def _added(totals: MoneyTotals, organizations: Iterable[ObservedOrganization]) -> Iterator[ObservedOrganization]:
+    """The same, each counted in the totals, so that none has to stay in memory."""
     for organization in organizations:
-        yield from (each for each in organization.observations.values() if each is not None)
+        for observation in organization.observations.values():
+            if observation is not None:
+                totals.add(observation)
+        yield organization
+
+
+def _state_while_managed(link: ObservedLink) -> str:
+    """Of a deleted organization whose other half is not ours."""
+    match link.status:
+        case "in_sync":
+            return "what is ours was ended"
+        case "parked" | "on_hold" | "retrying" | "provider_down":
+            reason = f": {link.error_message}" if link.error_message else ""
+            return f"what is ours is not ended yet; {link.status.replace('_', ' ')}{reason}"
+        case "observed" | "syncing" | "waiting" | "queued":
+            return "what is ours is ended soon"
 
 
 def _lines(organization: ObservedOrganization, now: datetime) -> Iterator[str]:
     for provider, observation in organization.observations.items():
         name = PROVIDER_NAMES[provider]
+        if provider in organization.managed:
+            yield f"  {name}: {_state_while_managed(organization.links[provider])}"
+            continue
         yield f"  {name}: {_state_text(organization.links[provider], now)}"
         if observation is None:
             continue

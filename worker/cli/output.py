@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Final, Generic, Literal, TypeVar
 
 import typer
 from rich.cells import cell_len
@@ -98,8 +98,27 @@ def show(*parts: RenderableType) -> None:
         out.print(Text(visible(part)) if isinstance(part, str) else part)
 
 
+_LINE_END: Final = "\n"
+_JSON_END: Final = "\n}"
+
+
 def show_json(document: Mapping[str, object]) -> None:
     typer.echo(json_text(document, indent=2))
+
+
+def show_json_rows(
+    head: Mapping[str, object], name: str, rows: Iterable[object], tail: Callable[[], Mapping[str, object]]
+) -> None:
+    """One document, written row by row: ``head``, the list ``name``, and ``tail``, which is known after the rows."""
+    typer.echo(f"{json_text(head, indent=2).removesuffix(_JSON_END)},\n  {json.dumps(name)}: [", nl=False)
+    separator = ""
+    for row in rows:
+        # Only the layout has line ends: those of a text are escaped.
+        text = visible_json(json.dumps(row, indent=2, ensure_ascii=False, default=_json_default))
+        typer.echo(f"{separator}\n    {text.replace(_LINE_END, _LINE_END + '    ')}", nl=False)
+        separator = ","
+    closed = f"{_LINE_END}  ]" if separator else "]"
+    typer.echo(f"{closed},{json_text(tail(), indent=2).removeprefix('{')}")
 
 
 def json_text(document: Mapping[str, object], *, indent: int | None = None) -> str:

@@ -351,16 +351,17 @@ def test_an_installation_that_observes_now_reads_what_was_in_sync(world: SyncWor
     world.reconcile_until_idle(managed)
     world.management = "observe"
     with world.database.write() as session:
-        assert due_links.request_first_observations(session, 1, world.now) == 1
+        first = due_links.request_first_observations(session, 1, world.now)
+    assert first == (1, org_id)
     with world.database.write() as session:
-        assert due_links.request_first_observations(session, 10, world.now) == 1
+        assert due_links.request_first_observations(session, 10, world.now, first.next_org_id) == (1, "")
     world.sandbox.reset_calls()
     observed(world, org_id)
     assert world.is_in_sync(managed)
     for provider in PROVIDERS:
         assert world.observation(org_id, provider).steps == ()
     with world.database.write() as session:
-        assert due_links.request_first_observations(session, 10, world.now) == 0
+        assert due_links.request_first_observations(session, 10, world.now) == (0, "")
 
 
 @both
@@ -473,8 +474,7 @@ def test_a_report_that_was_made_before_repairs_nothing_either(world: SyncWorld) 
 
 
 def report_of(world: SyncWorld, org_id: str) -> ObservedOrganization:
-    with world.database.read() as session:
-        (found,) = observed_organizations(session, world.management, world.now, [org_id])
+    (found,) = observed_organizations(world.database, world.management, world.now, [org_id])
     return found
 
 
@@ -542,8 +542,7 @@ def test_a_deleted_organization_without_work_is_not_listed(world: SyncWorld) -> 
     world.management = "observe"
     world.change_status(paying, "deleted")
     world.reconcile_until_idle(paying)
-    with world.database.read() as session:
-        listed = [each.org_id for each in observed_organizations(session, "observe", world.now)]
+    listed = [each.org_id for each in observed_organizations(world.database, "observe", world.now)]
     assert listed == [paying]
     assert report_of(world, ended).status == "deleted"
 
