@@ -15,11 +15,13 @@ from core.catalog.plans import Catalog
 from core.common import runbook
 from core.common.clock import utc_now
 from core.db.database import Database
+from core.db.models.organizations import Management, Organization
 from core.emails import queue
 from core.emails.queue import FailedEmail
 from core.events.event_types import ChangeContext
 from core.flow_control import circuit_breaker
 from core.organizations import commands as organization_commands
+from core.organizations import management
 from core.ports.spec import PROVIDER_NAMES, Provider
 from core.reconcile import commands
 from core.reporting import overview
@@ -34,10 +36,14 @@ RETRY_BATCH_SIZE = 200
 
 
 class Retried(NamedTuple):
-    """``ends_without_credit``: the subscriptions in Stripe that the retry may end without crediting paid time."""
+    """``ends_without_credit``: the subscriptions in Stripe that the retry may end without crediting paid time.
+
+    ``observed``: of the organizations, for which nothing is written.
+    """
 
     organizations: int
     ends_without_credit: int
+    observed: int
 
 
 def parked(*, limit: output.LimitOption = 50, as_json: output.JsonOption = False) -> None:
@@ -99,7 +105,8 @@ def retry(
         # First, because the retry is tried within moments, and nothing is sent while a circuit breaker is open.
         probed = _probe_providers(database)
         org_id = _find_id(database, org) if org is not None else None
-        retried = _retry(database, [org_id], catalog) if org_id else _retry_parked(database, error, catalog)
+        mode = settings.management
+        retried = _retry(database, [org_id], catalog, mode) if org_id else _retry_parked(database, error, catalog, mode)
         count = retried.organizations
         on_hold, conflicts = _count_still_on_hold(database, org_id, error)
         if count == 0 and error is not None and not conflicts and not probed:
@@ -110,6 +117,8 @@ def retry(
     output.show(*_retry_lines(count, probed, on_hold, conflicts))
     if retried.ends_without_credit:
         output.show(leaving.no_credit_notice(retried.ends_without_credit))
+    if retried.observed and org_id is None:
+        output.show(stored_change.observed_notice(retried.observed, count))
     if count or probed:
         output.show(*stored_change.lines(settings, *([org_id] if org_id else ())))
 
@@ -138,30 +147,31 @@ def _find_id(database: Database, query: str) -> str:
         return descriptions.find_organization(session, query).id
 
 
-def _retry_parked(database: Database, error: str | None, catalog: Catalog) -> Retried:
+def _retry_parked(database: Database, error: str | None, catalog: Catalog, installation: Management) -> Retried:
     """In small transactions, by ascending id, so that it ends even while more links are parked and can be repeated."""
-    count = ends_without_credit = 0
+    total = Retried(0, 0, 0)
     last = ""
     while True:
         with database.read() as session:
             org_ids = overview.organization_ids_to_retry(session, last, RETRY_BATCH_SIZE, error)
         if not org_ids:
-            return Retried(count, ends_without_credit)
-        retried = _retry(database, org_ids, catalog)
-        count, ends_without_credit = count + retried.organizations, ends_without_credit + retried.ends_without_credit
+            return total
+        retried = _retry(database, org_ids, catalog, installation)
+        total = Retried(*(before + added for before, added in zip(total, retried, strict=True)))
         last = org_ids[-1]
 
 
-def _retry(database: Database, org_ids: list[str], catalog: Catalog) -> Retried:
-    count = 0
+def _retry(database: Database, org_ids: list[str], catalog: Catalog, installation: Management) -> Retried:
+    locked: list[Organization] = []
     with database.write() as session:
         ends_without_credit = leaving.count_ends_without_credit(session, org_ids, catalog)
         for org_id in org_ids:
             organization = organization_commands.lock(session, org_id)
             if organization is not None:
                 commands.retry(ChangeContext(session, utc_now(), cause.of_command("retry")), organization)
-                count += 1
-    return Retried(count, ends_without_credit)
+                locked.append(organization)
+        observed = management.observed_ids(session, locked, installation)
+    return Retried(len(locked), ends_without_credit, len(observed))
 
 
 def _count_still_on_hold(database: Database, org_id: str | None, error: str | None) -> tuple[int, int]:

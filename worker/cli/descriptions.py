@@ -178,29 +178,28 @@ def credit_amount(link: LinkReport) -> str | None:
     return amount_text(link.credit_amount, link.credit_currency or "")
 
 
-def next_step(link: LinkReport, org_id: str, now: datetime) -> str | None:
-    """What happens next and when; for a parked link, what the operator must do."""
+def next_step(link: LinkReport, org_id: str, now: datetime, *, is_deleted: bool = False) -> str | None:
+    """What happens next and when; for a parked link, what the operator must do. ``is_deleted``: its organization."""
     match link.status:
         case "in_sync":
             return None
         case "parked" | "on_hold":
             return advice(link, org_id)
         case "observed":
-            return _step_while_observed(link, org_id)
+            return _step_while_observed(link, org_id, is_deleted=is_deleted)
         case "provider_down":
             return _step_while_breaker_is_open(link)
         case "syncing" | "waiting" | "retrying" | "queued":
             return _automatic_step(link, link.status, now)
 
 
-def _step_while_observed(link: LinkReport, org_id: str) -> str:
-    if (
-        link.observation is not None
-        and link.observation.problem is not None
-        and link.observation.problem.is_about_theirs
-    ):
+def _step_while_observed(link: LinkReport, org_id: str, *, is_deleted: bool) -> str:
+    problem = link.observation.problem if link.observation is not None else None
+    if problem is not None and problem.is_about_theirs:
         name = PROVIDER_NAMES[link.provider]
         return f"end its subscriptions in {name}; a deleted organization cannot be adopted, so nothing is written"
+    if link.is_theirs and is_deleted:
+        return "nothing to do; the organization is deleted, and its customer, which is not ours, has no subscription"
     if link.is_theirs:
         return f"adopt it first: `billing-sync adopt {org_id}`; nothing is written before"
     return f"nothing is written; `billing-sync management manage {org_id}` takes these steps"
@@ -335,15 +334,18 @@ def _not_found_message(query: str, result: SearchResult) -> str:
     return f"there is no organization {query!r}; search by part of a name with `billing-sync orgs --search`"
 
 
-def link_json(report: LinkReport, org_id: str, now: datetime) -> dict[str, object]:
+def link_json(report: LinkReport, org_id: str, now: datetime, *, is_deleted: bool = False) -> dict[str, object]:
     """A link as JSON: the fields of the report, and ``next_step`` as a sentence or null."""
-    return {**asdict(report), "next_step": next_step(report, org_id, now)}
+    return {**asdict(report), "next_step": next_step(report, org_id, now, is_deleted=is_deleted)}
 
 
 def organization_json(report: OrganizationReport, now: datetime | None = None) -> dict[str, object]:
     document = {**asdict(report), "in_sync": report.in_sync}
     if now is not None:
-        document["links"] = {each.provider: link_json(each, report.id, now) for each in report.links.values()}
+        is_deleted = report.status == "deleted"
+        document["links"] = {
+            each.provider: link_json(each, report.id, now, is_deleted=is_deleted) for each in report.links.values()
+        }
     return document
 
 

@@ -7,10 +7,12 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
+from sqlalchemy import or_, select
 
 from core.catalog.plans import Catalog
 from core.common.clock import utc_now
 from core.db.database import Database
+from core.db.models.billing_links import BillingLink
 from core.inbox import event_sources, provider_webhooks, service_events
 from core.inbox.event_sources import SourceInfo
 from core.reporting import inbox_messages
@@ -72,7 +74,8 @@ def replay_message(
             output.show(_process_again(database, message))
         else:
             output.show(_apply_again(database, catalog, message))
-    output.show(*stored_change.lines(settings))
+        org_ids = _organizations_of(database, message)
+    output.show(*stored_change.lines(settings, *org_ids))
 
 
 def list_sources(*, as_json: output.JsonOption = False) -> None:
@@ -119,6 +122,16 @@ def _find_message(database: Database, message_id: str, source: str | None) -> In
     else:
         message = f"there is no message {message_id!r}; `billing-sync inbox list` shows those that were not applied"
     raise UsageError(message)
+
+
+def _organizations_of(database: Database, message: InboxMessage) -> list[str]:
+    """Those that the message is about, as far as is known: a webhook may name only a customer, or something else."""
+    subject = message.subject
+    if subject is None:
+        return []
+    with database.read() as session:
+        is_its = or_(BillingLink.org_id == subject, BillingLink.customer_id == subject)
+        return sorted(session.scalars(select(BillingLink.org_id).where(is_its).distinct()))
 
 
 def _apply_again(database: Database, catalog: Catalog, message: InboxMessage) -> str:

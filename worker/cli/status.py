@@ -94,7 +94,7 @@ def _link_lines(link: LinkReport, report: OrganizationReport, now: datetime) -> 
         ("arranged", descriptions.arrangement_text(link)),
         ("reason", descriptions.reason_text(link)),
         *(("would", sentence) for sentence in descriptions.would_do(link)),
-        ("next", descriptions.next_step(link, report.id, now)),
+        ("next", descriptions.next_step(link, report.id, now, is_deleted=report.status == "deleted")),
         ("payment", descriptions.payment_text(link, report.id, now)),
         ("credit", descriptions.credit_text(link)),
     ):

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
 from core.organizations import management
-from core.ports.spec import PROVIDERS
+from core.ports.spec import PROVIDER_NAMES, PROVIDERS
 from worker.cli import resources
 from worker.config.settings import Settings
 
@@ -25,20 +25,12 @@ BROKER_REFUSES_NOTICE = (
 )
 
 
-MANAGEMENT_NOTICE = (
-    "MANAGEMENT is observe, so nothing is written at a provider: `billing-sync management report` shows what would be, "
-    "and `billing-sync management manage ORG` manages one organization."
-)
-
-
 def lines(settings: Settings, *org_ids: str) -> Iterator[str]:
-    """``org_ids``: the organizations, if they are known. Of each that is observed it says that nothing is written."""
+    """``org_ids``: the organizations that are named. Of each that is observed it says that nothing is written."""
     if len(org_ids) == 1:
         yield f"`billing-sync status {org_ids[0]}` shows the result at the providers."
     if org_ids:
         yield from _observed_lines(settings, org_ids)
-    elif settings.management == "observe":
-        yield MANAGEMENT_NOTICE
     if settings.is_embedded:
         yield EMBEDDED_NOTICE
         return
@@ -53,12 +45,31 @@ def lines(settings: Settings, *org_ids: str) -> Iterator[str]:
         yield f"The broker accepts no message: {state.refusal}. {BROKER_REFUSES_NOTICE}"
 
 
+def observed_notice(observed: int, organizations: int) -> str:
+    """Of a change of so many organizations, of which ``observed``, at least one, are observed."""
+    return (
+        f"Observed, so nothing is written at a provider: {observed} of {organizations}. `billing-sync management "
+        "report` shows what would be."
+    )
+
+
 def _observed_lines(settings: Settings, org_ids: Sequence[str]) -> Iterator[str]:
     with resources.open_database(settings) as database, database.read() as session:
         for org_id in org_ids:
             organization = session.get_one(Organization, org_id)
             its_links = [session.get_one(BillingLink, (org_id, provider)) for provider in PROVIDERS]
-            if management.is_observed(organization, its_links, settings.management):
+            observed = [
+                link
+                for link in its_links
+                if management.is_link_observed(organization, link, its_links, settings.management)
+            ]
+            if len(observed) == 1:
+                name = PROVIDER_NAMES["stripe" if observed[0].provider == "stripe" else "lago"]
+                yield (
+                    f"What is ours of {org_id} is ended. In {name} nothing is written, because its customer is not "
+                    f"ours: `billing-sync management report {org_id}` shows whether it still pays."
+                )
+            elif observed:
                 yield (
                     f"{org_id} is observed, so nothing is written at a provider: `billing-sync management report "
                     f"{org_id}` shows what would be{_way_out(organization, its_links)}."

@@ -12,13 +12,16 @@ import pytest
 from core.common.clock import utc_now
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
+from core.db.models.inbox import ProviderWebhook
 from core.db.models.organizations import Organization
 from core.org_manager import OrgManager
 from core.ports.planned import PlannedPrice, PlannedStep
 from core.ports.spec import CUSTOMER_NOT_OURS
 from core.reconcile import observation
 from core.reconcile.observation import Observation, ObservedProblem
+from core.reporting.observed import observed_organizations
 from tests.support import console
+from worker.cli import output
 
 STEPS = (
     PlannedStep(kind="update_customer", object_id="cus_1", fields=("name", "email")),
@@ -217,3 +220,140 @@ def test_a_stored_change_says_that_nothing_is_written(folder: Path, manager: Org
         folder, "set", org_id, "--name", "Beta", "--yes", settings={"MANAGEMENT": "observe", "COLUMNS": "200"}
     ).stdout
     assert f"{org_id} is observed, so nothing is written at a provider" in shown
+
+
+def change_links(folder: Path, org_id: str, provider: str, **values: object) -> None:
+    database = database_of(folder)
+    with database.write() as session:
+        link = session.get_one(BillingLink, (org_id, provider))
+        for name, value in values.items():
+            setattr(link, name, value)
+    database.close()
+
+
+def delete_organization(folder: Path, org_id: str) -> None:
+    database = database_of(folder)
+    with database.write() as session:
+        session.get_one(Organization, org_id).status = "deleted"
+    database.close()
+
+
+def words_of(folder: Path, *words: str) -> str:
+    return " ".join(console.run(folder, *words, settings={"COLUMNS": "250"}).stdout.split())
+
+
+def test_what_a_deleted_organization_has_is_said_of_each_half(folder: Path, manager: OrgManager) -> None:
+    org_id = manager.create_organization("Acme")
+    delete_organization(folder, org_id)
+    change_links(folder, org_id, "stripe", ownership="theirs")
+    observe_with(folder, org_id, Observation(version=1))
+    change_links(folder, org_id, "lago", applied_version=1)
+    shown = words_of(folder, "management", "report", org_id)
+    assert "Lago: what is ours was ended" in shown
+    assert "adopt it first" not in shown
+    parked = {"state": "parked", "error_kind": "rejected", "error_message": "Lago refuses it"}
+    change_links(folder, org_id, "lago", applied_version=0, **parked)
+    assert "Lago: what is ours is not ended yet; parked: Lago refuses it" in words_of(folder, "management", "report")
+    status = words_of(folder, "status", org_id)
+    assert "nothing to do; the organization is deleted, and its customer, which is not ours, has no sub" in status
+    assert "adopt it first" not in status
+    retried = words_of(folder, "retry", org_id)
+    assert f"What is ours of {org_id} is ended. In Stripe nothing is written, because its customer is not" in retried
+    document = json.loads(console.run(folder, "management", "report", org_id, "--json").stdout)
+    assert document["organizations"][0]["managed"] == ["lago"]
+
+
+def test_the_report_reads_page_by_page_and_leaves_the_database_free(folder: Path, manager: OrgManager) -> None:
+    """So not all are in memory, however many are observed, and a slow reader of the report delays nobody."""
+    database = database_of(folder)
+    ids = sorted(manager.create_organization(f"Acme {number}") for number in range(3))
+    report = observed_organizations(database, "observe", utc_now(), per_page=2)
+    found = [next(report).org_id]
+    with database.write() as session:
+        for org_id in ids[1:]:
+            session.get_one(Organization, org_id).management = "manage"
+    found += [each.org_id for each in report]
+    assert found == ids[:2]
+    database.close()
+
+
+def test_json_is_written_row_by_row(capsys: pytest.CaptureFixture[str]) -> None:
+    written: list[str] = []
+
+    def rows() -> Iterator[dict[str, str]]:
+        for name in ("Acme", "Beta\n\u2028Ltd"):
+            yield {"name": name}
+            written.append(capsys.readouterr().out)
+
+    output.show_json_rows({"installation": "observe"}, "organizations", rows(), lambda: {"rows": len(written)})
+    assert ["Acme" in each for each in written] == [True, False]
+    document = "".join([*written, capsys.readouterr().out])
+    expected = {"installation": "observe", "organizations": [{"name": "Acme"}, {"name": "Beta\n\u2028Ltd"}], "rows": 2}
+    assert json.loads(document) == expected
+    assert document == output.json_text(expected, indent=2) + "\n"
+
+
+def test_the_report_counts_what_it_listed(folder: Path, manager: OrgManager) -> None:
+    for name in ("Acme", "Beta"):
+        console.run(folder, "management", "observe", manager.create_organization(name))
+    assert "Organizations that are observed: 2." in words_of(folder, "management", "report")
+
+
+def test_an_empty_report_is_a_document(folder: Path, manager: OrgManager) -> None:
+    manager.create_organization("Acme")
+    document = json.loads(console.run(folder, "management", "report", "--json").stdout)
+    assert document == {"installation": "manage", "organizations": [], "money": []}
+
+
+def test_a_retry_of_all_says_how_many_are_observed(folder: Path, manager: OrgManager) -> None:
+    """By their own mode, or because they are not ours, and not by MANAGEMENT."""
+    ids = [manager.create_organization(name) for name in ("Acme", "Beta", "Gamma")]
+    console.run(folder, "management", "observe", ids[0])
+    console.run(folder, "management", "manage", ids[2])
+    change_links(folder, ids[1], "lago", ownership="theirs")
+
+    def retried(mode: str) -> str:
+        for org_id in ids:
+            change_links(folder, org_id, "stripe", state="parked", error_kind="rejected", error_message="no")
+        return " ".join(
+            console.run(folder, "retry", "--all", settings={"MANAGEMENT": mode, "COLUMNS": "250"}).stdout.split()
+        )
+
+    for mode in ("manage", "observe"):
+        assert "3 organizations will be retried." in (shown := retried(mode))
+        assert "Observed, so nothing is written at a provider: 2 of 3." in shown
+        assert "MANAGEMENT" not in shown
+    console.run(folder, "management", "manage", ids[0])
+    change_links(folder, ids[1], "lago", ownership="ours")
+    assert "bserved" not in retried("manage")
+
+
+def test_a_replay_says_whether_the_organization_is_observed(folder: Path, manager: OrgManager) -> None:
+    org_id = manager.create_organization("Acme")
+    change_links(folder, org_id, "stripe", customer_id="cus_1")
+    database = database_of(folder)
+    with database.write() as session:
+        session.add(
+            ProviderWebhook(
+                provider="stripe",
+                id="evt_1",
+                type="customer.updated",
+                effect="check",
+                customer_id="cus_1",
+                received_at=utc_now(),
+                due_at=utc_now(),
+                state="handled",
+            )
+        )
+    database.close()
+
+    def replayed(mode: str) -> str:
+        settings = {"MANAGEMENT": mode, "COLUMNS": "250"}
+        return " ".join(console.run(folder, "inbox", "replay", "evt_1", settings=settings).stdout.split())
+
+    assert "is observed" not in (shown := replayed("manage"))
+    assert f"`billing-sync status {org_id}` shows the result" in shown
+    console.run(folder, "management", "observe", org_id)
+    assert f"{org_id} is observed, so nothing is written at a provider" in replayed("manage")
+    console.run(folder, "management", "manage", org_id)
+    assert "bserve" not in replayed("observe")
