@@ -642,6 +642,7 @@ def test_a_downgrade_ordered_before_lagos_job_of_a_first_day_is_found_after_that
 
 
 def test_a_downgrade_at_lago_is_read_after_the_next_billing_run_and_then_on_its_day(world: SyncWorld) -> None:
+    world.advance_time(days=40 - world.now.day)  # about the tenth, so that no month ends in the next hours
     org_id = synced(world)
     downgrade(world, org_id)
     day = world.organization(org_id).plan_effective_at
