@@ -89,6 +89,13 @@ OVERLAY = (
     _body("POST", _UPDATE, "items[].current_trial", _TRIAL, _ENDIVE),
     _body("POST", "/v1/subscriptions", "trial_settings.end_behavior", _TRIAL_END, _ENDIVE),
     _body("POST", _UPDATE, "trial_settings.end_behavior", _TRIAL_END, _ENDIVE),
+    Difference(
+        "GET",
+        "/v1/coupons",
+        (),
+        {"query": {"type": "object", "properties": {"limit": _PAGE}, "additionalProperties": False}},
+        "the reduced document leaves coupons out (Stripe's page /api/coupons/list)",
+    ),
     Difference("POST", _PAUSE, (), {"query": {"type": "object", "properties": {}}, "body": _PAUSE_BODY}, _ENDIVE),
     *(
         _body("POST", path, "metadata", _METADATA, _METADATA_RULE)
