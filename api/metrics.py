@@ -107,6 +107,12 @@ class _RowMetricsCollector(Collector):
             "1: Postgres accepts no write, so no change is accepted and no process stores its heartbeat.",
             float(metrics.database_is_read_only),
         )
+        yield _labeled_gauge(
+            "payment_changes_on_hold",
+            "Billing links whose change of what is paid waits for an operator (`billing-sync brake list`).",
+            "kind",
+            metrics.changes_on_hold.items(),
+        )
         yield _labeled_gauge("waiting", "Queued items by kind.", "what", metrics.waiting.items())
         yield _labeled_gauge("failed", "Failed items by kind that need an operator.", "what", metrics.failed.items())
 

@@ -13,7 +13,7 @@ from uuid import NAMESPACE_URL, uuid4, uuid5
 
 from core.catalog import plans
 from core.common.json_types import Json
-from core.ports.planned import PlannedStep
+from core.ports.planned import PaymentChange, PlannedStep
 from core.ports.provider import Intent
 from core.ports.spec import CustomerSpec, LastKnown
 from providers.lago.provider import LagoProvider
@@ -27,7 +27,9 @@ class UnlimitedAttempt:
     database_id = "benchmark"
     may_write = True
 
-    def before_change(self, describe: Callable[[], Iterable[PlannedStep]]) -> None:
+    def before_change(
+        self, describe: Callable[[], Iterable[PlannedStep]], payment: PaymentChange | None = None
+    ) -> None:
         """It does not plan."""
 
     def acquire_permit_ahead(self, operation: str) -> None:

@@ -86,6 +86,11 @@ SETTING_GROUPS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
         ("MANAGEMENT",),
     ),
     (
+        "Payment brake",
+        "Give all workers the same value.",
+        ("MONEY_CHANGES_PER_HOUR",),
+    ),
+    (
         "Names",
         "Give all processes the same value.",
         ("UNIQUE_ORGANIZATION_NAMES",),
@@ -383,6 +388,7 @@ def _api_metrics() -> str:
         oldest_pending_event_at=now,
         waiting={"emails": 1},
         failed={"emails": 1},
+        changes_on_hold={"end": 1},
         processes={"worker": 1},
         database_is_read_only=True,
     )

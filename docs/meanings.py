@@ -121,6 +121,10 @@ ERROR_KIND_MEANINGS: Final[Mapping[str, str]] = {
         "Somebody changed at the provider what we charge, whom, or by whom. `billing-sync resolve` decides which state "
         "is right."
     ),
+    "payment_brake": (
+        "The payment brake holds a change of what somebody pays, because too many came within an hour. `billing-sync "
+        "brake` lets it go or drops it."
+    ),
     "ambiguous": (
         "We cannot prove what exists at the provider, for example which of two customers is the right one. Going on "
         "could create another one."
@@ -136,6 +140,7 @@ REACTIONS: Final[Mapping[str, str]] = {
     ),
     "ParkedError": "the link is parked; `billing-sync parked` says what to do",
     "ConflictError": "the link is on hold; `billing-sync parked` says what was changed",
+    "PaymentBrakeError": "the link is on hold; `billing-sync brake list` shows it",
 }
 
 FINDING_MEANINGS: Final[Mapping[str, str]] = {
@@ -200,6 +205,10 @@ WEBHOOK_MEANINGS: Final[Mapping[str, str]] = {
     "link.parked": (
         "For operators: nothing is sent for this organization to `provider` before somebody acts. `kind` and `code` "
         "are those of `billing-sync parked`."
+    ),
+    "link.payment_on_hold": (
+        "For operators: a change of what the organization pays is on hold at `provider`. `code` is `end_on_hold`, "
+        "`plan_change_on_hold` or `payer_change_on_hold`; who has an end that is held goes on paying."
     ),
     "provider.unavailable": (
         "For operators: the circuit breaker of `provider` opened. `reason` is `unavailable`, `misconfigured` or "

@@ -21,6 +21,7 @@ from core.db.models.billing_links import PaymentStatus
 from core.db.models.providers import BreakerReason
 from core.ports.errors import ErrorKind
 from core.ports.spec import PROVIDER_NAMES, PROVIDERS
+from core.reconcile import payment_goals
 from core.webhooks.deliveries import DeliveryError, NoResponseReason
 from docs.meanings import FINDING_MEANINGS, PROBLEM_MEANINGS
 from providers.transport.failure_table import FAILURE_RULES, FailureAction, FailureRule
@@ -101,11 +102,35 @@ LINK_CODES: Final[Mapping[str, Entry]] = {
         f"{STATUS}, at both providers.",
         f"End the subscription in Stripe, or unlink the payer in Lago, as the message says; then {RETRY}.",
     ),
+    "end_on_hold": Entry(
+        "The end of a subscription is on hold before anything was sent: the organization goes on paying.",
+        "More changes of what is paid came within an hour than MONEY_CHANGES_PER_HOUR allows.",
+        "`billing-sync brake list`.",
+        "`billing-sync brake release --only ORG --reason …` sends it; `billing-sync brake drop` never does.",
+    ),
     "empty_name": Entry(
         "The predecessor's file had no name for the organization.",
         "The file was damaged or incomplete.",
         "`billing-sync parked`.",
         f"`billing-sync set ORG --name NAME`, then {RETRY}.",
+    ),
+    "payer_change_on_hold": Entry(
+        "A change of the payer in Lago is on hold before anything was sent.",
+        "More changes of what is paid came within an hour than MONEY_CHANGES_PER_HOUR allows.",
+        "`billing-sync brake list`.",
+        "`billing-sync brake release --only ORG --reason …` sends it; `billing-sync brake drop` never does.",
+    ),
+    "payment_change_dropped": Entry(
+        "An operator decided that this change of what is paid is not sent.",
+        "`billing-sync brake drop`; the organization's row has the change, and the provider has not.",
+        f"{STATUS}.",
+        f"Correct the organization with `billing-sync set ORG`, then {RETRY}.",
+    ),
+    "plan_change_on_hold": Entry(
+        "A change of the plan or the price is on hold before anything was sent.",
+        "More changes of what is paid came within an hour than MONEY_CHANGES_PER_HOUR allows.",
+        "`billing-sync brake list`.",
+        "`billing-sync brake release --only ORG --reason …` sends it; `billing-sync brake drop` never does.",
     ),
     "minor_unit": Entry(
         "An amount has no counterpart in the units of this provider.",
@@ -209,6 +234,12 @@ LINK_KINDS: Final[Mapping[ErrorKind | str, Entry]] = {
         "The predecessor's file was damaged or ambiguous.",
         "`billing-sync parked`.",
         f"Correct it with `billing-sync set ORG` or `billing-sync set-customer-id ORG`; {RETRY} accepts it.",
+    ),
+    "payment_brake": Entry(
+        "The payment brake holds a change of what somebody pays.",
+        "More changes of what is paid came within an hour than MONEY_CHANGES_PER_HOUR allows.",
+        "`billing-sync brake list`.",
+        "`billing-sync brake release --only ORG --reason …` sends it; `billing-sync brake drop` never does.",
     ),
     "misconfigured": Entry(
         "The provider rejects our key, address or permission. Every organization waits.",
@@ -416,6 +447,17 @@ ALERTS: Final[Mapping[str, tuple[str, str]]] = {
         "The worker was stopped, or takes other queues only.",
         "Start a worker without `--queues`, and the relay.",
     ),
+    "BillingSyncEndsOnHold": (
+        "Many organizations were deleted within an hour, or many plans changed before them.",
+        "`billing-sync brake list`; then `billing-sync brake release --reason …`, with `--only ORG` for some.",
+    ),
+    "BillingSyncPaymentChangesOnHold": (
+        "A catalog, an import or a script changed many plans within an hour; or the hour was a busy one.",
+        (
+            "`billing-sync brake list`; then `billing-sync brake release --reason …` or `billing-sync brake drop "
+            "--reason …`. Say before that the next one is meant: `billing-sync brake expect`."
+        ),
+    ),
     "BillingSyncLinksOnHold": (
         "A change in the dashboard, or a damaged file of the predecessor.",
         "What `billing-sync parked` says of each: `billing-sync resolve ORG --ours` or `--theirs`, or `retry ORG`.",
@@ -530,7 +572,7 @@ _CALLER_ACTS: Final = ("`detail` and `errors` of the response.", "Nothing here: 
 
 def link_codes(folders: Iterable[Path] = (ROOT / "core", ROOT / "providers")) -> set[str]:
     """Our own codes of links: the third argument of an error of a provider, wherever one is made, and of a review."""
-    found: set[str] = set()
+    found = {*payment_goals.ON_HOLD_CODES.values(), payment_goals.DROPPED_CODE}  # chosen by the kind of the change
     for path in sorted(path for folder in folders for path in folder.rglob("*.py")):
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

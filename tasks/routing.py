@@ -57,6 +57,7 @@ TASKS_BY_EVENT_TYPE: Final[dict[EventType, tuple[str, ...]]] = {
     "organization.synced": (),
     # An operator reads these.
     "link.parked": (),
+    "link.payment_on_hold": (),
     "provider.unavailable": (),
 }
 

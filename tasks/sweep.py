@@ -16,7 +16,7 @@ from core.db import job_locks
 from core.emails import operations_digest
 from core.emails import queue as email_queue
 from core.events import link_history
-from core.flow_control import circuit_breaker
+from core.flow_control import circuit_breaker, payment_brake
 from core.ports.spec import PROVIDERS, Provider
 from core.reconcile import due_links
 from tasks import provider_webhooks, webhook_deliveries
@@ -60,6 +60,7 @@ def run(app: BillingApp) -> int:
         limits.delete_expired(session, now)
         link_history.delete_expired(session, now - runtime.history_retention)
         discovery_store.delete_expired(session, now)
+        payment_brake.delete_expired(session, now)
     _follow_mode(app)
     return dispatched
 

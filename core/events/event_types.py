@@ -28,7 +28,7 @@ CHANGE_TYPES: Final[tuple[ChangeType, ...]] = get_args(ChangeType)
 ORGANIZATION_CHANGES: Final = tuple(name for name in CHANGE_TYPES if name.startswith("organization."))
 """The types that a provider may have to see; it sees no memberships."""
 
-OperatorEventType = Literal["link.parked", "provider.unavailable"]
+OperatorEventType = Literal["link.parked", "link.payment_on_hold", "provider.unavailable"]
 """What an operator must act on. Only an endpoint that asks for them by name gets them."""
 
 AdoptionEventType = Literal["organization.adopted", "organization.released"]

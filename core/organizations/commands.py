@@ -21,7 +21,7 @@ from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import ORGANIZATION_STATUSES, Organization
 from core.events import outbox
 from core.events.event_types import ChangeContext
-from core.organizations.links import mark_for_sync, new_link, release_conflicts_of_deleted
+from core.organizations.links import mark_for_sync, new_link, release_deleted
 from core.organizations.validation import (
     ORGANIZATION_ID_PATTERN,
     checked_currency,
@@ -120,7 +120,7 @@ def change_status(change: ChangeContext, organization: Organization, status: str
         organization.pending_plan_tier = organization.plan_effective_at = organization.downgrade_recheck_at = None
         if new_status == "deleted":
             # Whatever was changed at a provider, billing ends; this undoes no such change.
-            release_conflicts_of_deleted(change, organization)
+            release_deleted(change, organization)
         mark_for_sync(change, organization, "deletion" if new_status == "deleted" else "change")
     outbox.record(change, "organization.status_changed", organization.id, {"from": before, "to": new_status})
 

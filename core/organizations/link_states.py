@@ -30,11 +30,13 @@ LinkEvent = Literal[
     "conflict_found",
     "lease_lost",
     "observed",
+    "payment_on_hold",
     # Of the organization and of operators
     "changed",
     "deleted",
     "retried",
     "retried_keeping_customer",
+    "payment_released",
     "conflict_ended",
     "conflict_ended_keeping_customer",
     "payer_decided",
@@ -160,6 +162,11 @@ TRANSITIONS: Final[Mapping[LinkEvent, Transition]] = {
         written_by="core.reconcile.outcomes:observe",
         link={"active": "observed"},
     ),
+    "payment_on_hold": Transition(
+        meaning="The payment brake holds a change of what is paid. Nothing of it was sent.",
+        written_by="core.reconcile.outcomes:put_change_on_hold",
+        link={"active": "on_hold"},
+    ),
     "lease_lost": Transition(
         meaning="An attempt lost its lease after it had sent a write. What it wrote last is unknown.",
         written_by="core.reconcile.outcomes:invalidate_after_lost_lease",
@@ -172,8 +179,11 @@ TRANSITIONS: Final[Mapping[LinkEvent, Transition]] = {
         link={"active": "active", "parked": "active", "on_hold": "on_hold", "observed": "active"},
     ),
     "deleted": Transition(
-        meaning="The organization was deleted, so billing ends: also a hold for a conflict, not one since an import.",
-        written_by="core.organizations.links:release_conflicts_of_deleted",
+        meaning=(
+            "The organization was deleted, so billing ends: also a hold for a conflict or of the payment brake, not "
+            "one since an import."
+        ),
+        written_by="core.organizations.links:release_deleted",
         link={"active": "active", "parked": "active", "on_hold": "active", "observed": "active"},
     ),
     "retried": Transition(
@@ -192,6 +202,11 @@ TRANSITIONS: Final[Mapping[LinkEvent, Transition]] = {
         link={"active": "active", "parked": "active", "on_hold": "active", "observed": "active"},
         customer=_KNOWN_CUSTOMER_UNKNOWN,
         plan=_APPLIED_PLAN_UNKNOWN,
+    ),
+    "payment_released": Transition(
+        meaning="An operator let a change go that the payment brake had stopped.",
+        written_by="core.reconcile.payment_holds:release",
+        link={"on_hold": "active"},
     ),
     "conflict_ended": Transition(
         meaning="An operator decided a conflict: everything is read before it is written.",

@@ -11,11 +11,11 @@ from functools import partial
 from typing import Literal, cast
 
 import structlog
-from sqlalchemy import ColumnElement, and_, bindparam, case, select, text, update
+from sqlalchemy import ColumnElement, and_, bindparam, case, or_, select, text, update
 
 from core.db import after_commit
 from core.db.base import UtcDateTime
-from core.db.models.billing_links import IS_CONFLICT, NEEDS_OPERATOR, NO_ERROR, BillingLink
+from core.db.models.billing_links import IS_BRAKED, IS_CONFLICT, NEEDS_OPERATOR, NO_ERROR, BillingLink
 from core.db.models.organizations import Organization
 from core.events.event_types import ChangeContext, request_id_of
 from core.organizations import link_states
@@ -24,7 +24,15 @@ from core.ports.spec import PROVIDERS, Provider
 log = structlog.get_logger()
 
 FreedBy = Literal[
-    "change", "deletion", "retry", "resolve", "set-customer-id", "due_downgrade", "other_link", "management"
+    "change",
+    "deletion",
+    "retry",
+    "resolve",
+    "brake",
+    "set-customer-id",
+    "due_downgrade",
+    "other_link",
+    "management",
 ]
 """What made a link active again that was parked or on hold. other_link: the attempt at the organization's other link
 changed who charges, or lost its lease."""
@@ -84,11 +92,14 @@ def new_link(
     }
 
 
-def release_conflicts_of_deleted(change: ChangeContext, organization: Organization) -> None:
-    """Release the links that are on hold for a conflict, so that billing ends. Call before ``mark_for_sync``."""
+def release_deleted(change: ChangeContext, organization: Organization) -> None:
+    """Release the links that are on hold for a conflict or by the payment brake, so that billing ends.
+
+    Call before ``mark_for_sync``. The end takes a place of its own at the brake.
+    """
     rows = change.session.scalars(
         update(BillingLink)
-        .where(BillingLink.org_id == organization.id, IS_CONFLICT)
+        .where(BillingLink.org_id == organization.id, or_(IS_CONFLICT, IS_BRAKED))
         .values(**link_states.values_after("deleted"), **NO_ERROR)
         .returning(BillingLink.provider)
         .execution_options(synchronize_session=False)

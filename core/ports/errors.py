@@ -14,6 +14,7 @@ ProviderError
             WriteRefusedError   we do not send a request that writes: observe mode
         AmbiguousError      we cannot prove what exists at the provider; going on could create a second customer
     ConflictError       somebody changed at the provider what we charge: an operator decides (`billing-sync resolve`)
+    PaymentBrakeError    too many changes of what is paid: an operator lets it go or not (`billing-sync brake`)
 
 ``LeaseLostError`` is not about the provider: another worker has the lease, so this one ends. Nor is ``MustWaitError``:
 the request may not be sent now, so the attempt is made later.
@@ -40,6 +41,7 @@ ErrorKind = Literal[
     "ambiguous",
     "conflict",
     "unexpected",
+    "payment_brake",
 ]
 
 
@@ -136,6 +138,12 @@ class ConflictError(ProviderError):
         super().__init__(provider, message, code, request_id)
         self.args = (provider, message, code, request_id, arrangement)
         self.arrangement = arrangement
+
+
+class PaymentBrakeError(ProviderError):
+    """The payment brake holds a change of what somebody pays, before anything of it was sent."""
+
+    kind = "payment_brake"
 
 
 class LeaseLostError(Exception):

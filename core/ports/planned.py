@@ -30,6 +30,22 @@ StepKind = Literal[
 or less for it. credit_unused_time: on an invoice, after an end; ``price_after`` is the credit."""
 
 
+PaymentChangeKind = Literal["plan", "end", "payer"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaymentChange:
+    """A change of what somebody pays who pays already: another plan or price, an end, or another payer.
+
+    ``before``, ``after``: plan codes, or the ids of the payers; None where the provider's method does not know it.
+    """
+
+    kind: PaymentChangeKind
+    before: str | None = None
+    after: str | None = None
+    at_period_end: bool = False
+
+
 class WritePlannedError(Exception):
     """Ends a provider's method where it would write, because the attempt only plans. It is no failure."""
 

@@ -26,7 +26,7 @@ from core.ports.observed import (
     RemoteWrite,
     Repair,
 )
-from core.ports.planned import PlannedStep
+from core.ports.planned import PaymentChange, PlannedStep
 from core.ports.quotes import PlanChangeQuery, Quote, Usage
 from core.ports.spec import Account, CustomerSpec, LastKnown, PriceSpec, Provider, SubscriptionSpec
 
@@ -88,8 +88,13 @@ class AttemptContext(Protocol):
     def may_write(self) -> bool:
         """False: the organization is observed. The client then refuses every request that writes."""
 
-    def before_change(self, describe: Callable[[], Iterable[PlannedStep]]) -> None:
+    def before_change(
+        self, describe: Callable[[], Iterable[PlannedStep]], payment: PaymentChange | None = None
+    ) -> None:
         """Call before the first write of a change, and before an intent is stored or a permit acquired for it.
+
+        ``payment``: what it changes for somebody who pays; None: nothing. Raises ``PaymentBrakeError`` if that is to
+        wait for an operator.
 
         An attempt that only plans calls ``describe``, which may read, and raises ``WritePlannedError``. Any other goes
         on without calling it. ``describe`` has nothing if the write would change nothing, and raises what the write

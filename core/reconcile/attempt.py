@@ -42,7 +42,8 @@ from core.db.models.billing_links import BillingLink
 from core.db.models.events import Event
 from core.db.models.organizations import Organization
 from core.db.models.providers import ProviderStatus
-from core.flow_control import circuit_breaker
+from core.flow_control import circuit_breaker, payment_brake
+from core.flow_control.payment_brake import PaymentLimit, RequestedChange
 from core.flow_control.request_gate import RequestGate
 from core.organizations import commands, link_states
 from core.organizations.link_states import LinkEvent
@@ -50,9 +51,10 @@ from core.organizations.links import SWEEP_GRACE
 from core.ports import arrangement
 from core.ports.errors import LeaseLostError, RejectedError
 from core.ports.observed import ObservedCredit
-from core.ports.planned import PlannedStep
+from core.ports.planned import PaymentChange, PlannedStep
 from core.ports.provider import IDEMPOTENCY_KEY_SAFE_FOR, Customer, Intent, Subscription
 from core.ports.spec import Account, LastKnown, Provider
+from core.reconcile import payment_goals
 from core.reconcile.attempt_history import AttemptHistory
 
 LINK_LEASE = timedelta(seconds=45)
@@ -110,6 +112,10 @@ class SyncAttempt:
     """The account of the API key that this attempt uses; it is stored with the ids."""
     may_write: bool = False
     """Whether the organization is managed. The reconciler decides it before the first request."""
+    payment_limit: PaymentLimit | None = None
+    """Of changes of what is paid, for all organizations; ``None``: none."""
+    plan_goal: str = ""
+    """``payment_goals.plan_goal`` of the organization."""
     gate: RequestGate | None = None
     """What every request passes; ``None``: requests are not limited."""
     history: AttemptHistory = field(init=False)
@@ -177,8 +183,23 @@ class SyncAttempt:
     def has_intent(self, operation: str) -> bool:
         return self.intent is not None and self.intent.operation == operation
 
-    def before_change(self, describe: Callable[[], Iterable[PlannedStep]]) -> None:
-        """Nobody waits for a description of what is written now."""
+    def before_change(
+        self,
+        describe: Callable[[], Iterable[PlannedStep]],  # noqa: ARG002 - nobody waits for it
+        payment: PaymentChange | None = None,
+    ) -> None:
+        if payment is None or self.payment_limit is None:
+            return
+        now = self.clock()
+        with self.database.write() as session:
+            may_send = payment_brake.take_place(session, self._requested_change(payment), self.payment_limit, now)
+        if not may_send:
+            raise payment_goals.on_hold_error(self.provider, self.organization.id, payment)
+
+    def _requested_change(self, payment: PaymentChange) -> RequestedChange:
+        is_payer = payment.kind == "payer"
+        goal = payment_goals.payer_goal(payment.after) if is_payer else self.plan_goal
+        return RequestedChange(org_id=self.organization.id, scope="payer" if is_payer else "plan", goal=goal)
 
     def acquire_permit_ahead(self, operation: str) -> None:
         if self.gate is not None:

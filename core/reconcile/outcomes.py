@@ -34,6 +34,7 @@ from core.ports.errors import (
     LeaseLostError,
     MisconfiguredError,
     ObjectThrottledError,
+    PaymentBrakeError,
     ProviderError,
     RetryableError,
     UnavailableError,
@@ -332,6 +333,32 @@ def park(attempt: SyncAttempt, error: ProviderError) -> float | None:
             after_commit.call(session, lambda: _log_needs_operator(attempt, error, on_hold=False))
             operator_events.record_parked(ChangeContext(session, now), attempt.organization.id, error)
     return None if is_parked else LINK_COOLDOWN.total_seconds()
+
+
+def put_change_on_hold(attempt: SyncAttempt, error: PaymentBrakeError) -> float | None:
+    """Put the link on hold: the payment brake holds its change, and nothing of it was sent.
+
+    If its data changed during this attempt, it is not: returns the seconds until it is tried with the new data.
+    """
+    now = attempt.clock()
+    with attempt.database.write() as session:
+        state = link_states.values_after("payment_on_hold")["state"]
+        values = {
+            **_error_values(attempt, error, now),
+            **leases.RELEASED,
+            "state": case((_has_new_version(attempt), "active"), else_=state),
+            "not_before": now + LINK_COOLDOWN,
+            "not_before_reason": "cooldown",
+            "next_sweep_at": now + SWEEP_GRACE,
+        }
+        row = fenced_update(session, attempt, values)
+        _record_provider_health(session, attempt, row, now)
+        is_on_hold = row.state == "on_hold"
+        _end_history(session, attempt, now, "on_hold" if is_on_hold else "retry", {"state": row.state}, error)
+        if is_on_hold:
+            after_commit.call(session, lambda: _log_needs_operator(attempt, error, on_hold=True))
+            operator_events.record_payment_on_hold(ChangeContext(session, now), attempt.organization.id, error)
+    return None if is_on_hold else LINK_COOLDOWN.total_seconds()
 
 
 def put_on_hold(attempt: SyncAttempt, error: ConflictError) -> float | None:

@@ -17,7 +17,7 @@ from core.compare import charging_guard
 from core.compare.desired_state import DesiredState, PayerPolicy
 from core.ports.errors import ConflictError, ParkedError, RejectedError
 from core.ports.observed import ObservedState
-from core.ports.planned import PlannedStep, WritePlannedError
+from core.ports.planned import PaymentChange, PlannedStep, WritePlannedError
 from core.ports.provider import BillingProvider, Customer, Intent
 from core.ports.spec import CUSTOMER_NOT_OURS, PROVIDER_NAMES, LastKnown, Provider
 from core.reconcile import remote_check
@@ -47,7 +47,11 @@ class PlanningContext:
     def intent(self) -> Intent | None:
         return self.attempt.intent
 
-    def before_change(self, describe: Callable[[], Iterable[PlannedStep]]) -> None:
+    def before_change(
+        self,
+        describe: Callable[[], Iterable[PlannedStep]],
+        payment: PaymentChange | None = None,  # noqa: ARG002 - nothing is sent
+    ) -> None:
         for step in describe():  # one by one: it may raise after some
             self.steps.append(step)
         raise WritePlannedError

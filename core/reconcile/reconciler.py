@@ -22,6 +22,7 @@ from core.compare.desired_state import DesiredState, PayerPolicy, customer_finge
 from core.db.database import DATABASE_UNAVAILABLE_ERRORS, Database
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Management
+from core.flow_control.payment_brake import PaymentLimit
 from core.flow_control.rate_limiter import Priority
 from core.flow_control.request_gate import RequestGates
 from core.organizations import management
@@ -31,6 +32,7 @@ from core.ports.errors import (
     MustWaitError,
     OlderCustomerFoundError,
     ParkedError,
+    PaymentBrakeError,
     RejectedError,
     RetryableError,
     ThrottledError,
@@ -38,7 +40,7 @@ from core.ports.errors import (
 )
 from core.ports.provider import BillingProvider, Subscription
 from core.ports.spec import LastKnown, Provider
-from core.reconcile import backoff, lease, outcomes, planning, remote_check
+from core.reconcile import backoff, lease, outcomes, payment_goals, planning, remote_check
 from core.reconcile.account_guard import AccountGuard, WrongAccountError
 from core.reconcile.attempt import ApplyResult, SyncAttempt
 from core.reconcile.lease import LeaseRefusal, NoLease
@@ -86,6 +88,8 @@ class Reconciler:
     account_guard: AccountGuard
     management: Management = "manage"
     """The mode of organizations without one of their own."""
+    payment_limit: PaymentLimit | None = None
+    """Of the payment brake; None: it stops nothing."""
     request_gates: RequestGates = field(default_factory=RequestGates)
 
     def run(self, org_id: str, provider: Provider, *, bulk: bool = False) -> ReconcileResult:
@@ -142,8 +146,8 @@ class Reconciler:
             requeue_after = outcomes.park(attempt, error)
             kind: Literal["parked", "retry"] = "parked" if requeue_after is None else "retry"
             return ReconcileResult(kind=kind, requeue_after=requeue_after, error=str(error))
-        except ConflictError as error:
-            requeue_after = outcomes.put_on_hold(attempt, error)
+        except (ConflictError, PaymentBrakeError) as error:
+            requeue_after = _put_on_hold(attempt, error)
             return ReconcileResult(
                 kind="on_hold" if requeue_after is None else "retry", requeue_after=requeue_after, error=str(error)
             )
@@ -152,6 +156,8 @@ class Reconciler:
         if self._is_observed(attempt):
             return self._observe(attempt)
         attempt.may_write = True
+        attempt.payment_limit = self.payment_limit
+        attempt.plan_goal = payment_goals.plan_goal(attempt.organization, self.catalog)
         desired = desired_state(attempt.provider, attempt.organization, attempt.links, self.catalog, self.policy)
         if desired.waits_for_payer and (requeue_after := self._defer_for_payer(attempt)) is not None:
             return ReconcileResult(kind="waiting", reason="payer", requeue_after=requeue_after)
@@ -277,6 +283,12 @@ class Reconciler:
         if until <= now or attempt.link.payer_id is not None or attempt.link.error_kind in _ERROR_KINDS_AFTER_WAIT:
             return None
         return outcomes.defer_for_payer(attempt, until)
+
+
+def _put_on_hold(attempt: SyncAttempt, error: ConflictError | PaymentBrakeError) -> float | None:
+    if isinstance(error, ConflictError):
+        return outcomes.put_on_hold(attempt, error)
+    return outcomes.put_change_on_hold(attempt, error)
 
 
 def _wait_after_reads(attempt: SyncAttempt) -> float | None:

@@ -163,7 +163,9 @@ def _link_at(session: Session, org_id: str, provider: Provider, at: datetime) ->
 def _changes(session: Session, org_id: str, limit: int, before: datetime | None) -> Iterator[HistoryEntry]:
     found = select(Event).where(
         Event.org_id == org_id,
-        Event.type.not_in(("organization.sync_requested", "link.parked")),  # a row of the link says the same
+        Event.type.not_in(
+            ("organization.sync_requested", "link.parked", "link.payment_on_hold")
+        ),  # a row of the link says the same
         *_before(Event.occurred_at, before),
     )
     events = session.scalars(found.order_by(Event.seq.desc()).limit(limit)).all()

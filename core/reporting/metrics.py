@@ -26,7 +26,10 @@ from core.db.models.organizations import Organization
 from core.db.models.providers import BreakerReason, ProviderStatus
 from core.db.models.webhooks import WebhookDelivery
 from core.flow_control import circuit_breaker
+from core.ports.planned import PaymentChangeKind
 from core.ports.spec import PROVIDERS, Provider
+from core.reconcile import payment_holds
+from core.reconcile.payment_goals import ON_HOLD_CODES
 from core.reporting import heartbeats
 from core.reporting.heartbeats import PROCESS_KINDS
 
@@ -69,6 +72,8 @@ class StoreMetrics:
 
     ``waiting`` and ``failed``: emails, webhook deliveries, service events; ``waiting`` has provider webhooks, too.
 
+    ``changes_on_hold``: links that the payment brake holds, by kind.
+
     Failed service events are those that were rejected within the last hour.
     """
 
@@ -78,6 +83,7 @@ class StoreMetrics:
     oldest_pending_event_at: datetime | None
     waiting: Mapping[str, int]
     failed: Mapping[str, int]
+    changes_on_hold: Mapping[PaymentChangeKind, int]
     processes: Mapping[str, int]
     database_is_read_only: bool
 
@@ -103,9 +109,15 @@ def read(session: Session, now: datetime) -> StoreMetrics:
             "service_events": _count(session, ServiceEvent, is_newly_rejected),
             "webhook_deliveries": _count(session, WebhookDelivery, text("state = 'failed'")),
         },
+        changes_on_hold=_changes_on_hold(session),
         processes=_count_processes(session, now),
         database_is_read_only=is_read_only(session),
     )
+
+
+def _changes_on_hold(session: Session) -> dict[PaymentChangeKind, int]:
+    by_code = payment_holds.count_on_hold(session)
+    return {kind: by_code.get(code, 0) for kind, code in ON_HOLD_CODES.items()}
 
 
 def _count_processes(session: Session, now: datetime) -> dict[str, int]:

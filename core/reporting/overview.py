@@ -21,6 +21,7 @@ from core.db.models.billing_links import (
     IS_NOT_OBSERVED,
     LINK_IS_BEHIND,
     NEEDS_OPERATOR,
+    PAYMENT_BRAKE,
     BillingLink,
 )
 from core.db.models.events import Event
@@ -31,6 +32,7 @@ from core.flow_control import circuit_breaker
 from core.flow_control.circuit_breaker import OpenBreaker
 from core.inbox import provider_webhooks
 from core.ports.spec import PROVIDERS, Provider
+from core.reconcile import payment_holds
 from core.reconcile.link_status import LinkReport, link_report
 from core.reporting.inbox_messages import _merge_counts
 from core.reporting.metrics import DriftReportSummary, count_credit_left, count_payment_problems, last_drift_report
@@ -51,7 +53,8 @@ _LINK_CONDITIONS: Mapping[LinkFilter, ColumnElement[bool] | TextClause] = {
     "unpaid": BillingLink.payment_status.is_not(None),
     "credit": text(CREDIT_IS_LEFT),
 }
-_ON_HOLD_SINCE_IMPORT = select(BillingLink.org_id).where(BillingLink.state == "on_hold", IS_NO_CONFLICT).distinct()
+_ON_HOLD_WITHOUT_CONFLICT = select(BillingLink.org_id).where(BillingLink.state == "on_hold", IS_NO_CONFLICT).distinct()
+_ON_HOLD_SINCE_IMPORT = _ON_HOLD_WITHOUT_CONFLICT.where(BillingLink.error_kind.is_distinct_from(PAYMENT_BRAKE))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +130,8 @@ class Overview:
     unpublished_since: datetime | None
     inbox: Mapping[str, int]
     last_drift_report: DriftReportSummary | None
+    changes_on_hold: Mapping[str, int]
+    """Links that the payment brake holds, by code."""
 
     @property
     def in_sync(self) -> bool:
@@ -157,6 +162,7 @@ def summarize(session: Session) -> Overview:
         unpublished_since=unpublished_since,
         inbox=_merge_counts({row[0]: row[1] for row in inbox_rows}, provider_webhooks.count_by_state(session)),
         last_drift_report=last_drift_report(session),
+        changes_on_hold=payment_holds.count_on_hold(session),
     )
 
 
@@ -215,10 +221,10 @@ def parked_links(session: Session, now: datetime, limit: int) -> tuple[list[Park
 def organization_ids_to_retry(session: Session, after: str, limit: int, error: str | None = None) -> list[str]:
     """Organizations after the id ``after`` with a parked link, or with a link that has this error code or kind.
 
-    Organizations with a link on hold since an import are included only if ``error`` is given. A link that is on hold
-    for a conflict does not count, because no retry releases it.
+    Organizations with a link on hold since an import, or by the payment brake, are included only if ``error`` is given.
+    A link that is on hold for a conflict does not count, because no retry releases it.
     """
-    is_parked = (BillingLink.state == "parked") & BillingLink.org_id.not_in(_ON_HOLD_SINCE_IMPORT)
+    is_parked = (BillingLink.state == "parked") & BillingLink.org_id.not_in(_ON_HOLD_WITHOUT_CONFLICT)
     has_error = or_(BillingLink.error_code == error, BillingLink.error_kind == error) & IS_NO_CONFLICT
     rows = (
         select(BillingLink.org_id)

@@ -44,6 +44,7 @@ PUBLIC_NAME_BY_TYPE: Final[dict[EventType, PublicEventName]] = {
     "membership.removed": "membership.removed",
     "membership.role_changed": "membership.role_changed",
     "link.parked": "link.parked",
+    "link.payment_on_hold": "link.payment_on_hold",
     "provider.unavailable": "provider.unavailable",
 }
 # Only these fields of an event are sent.
@@ -58,6 +59,7 @@ FIELDS_BY_PUBLIC_NAME: Final[dict[PublicEventName, tuple[str, ...]]] = {
     "membership.removed": ("user_id",),
     "membership.role_changed": ("user_id", "from", "to"),
     "link.parked": ("provider", "kind", "code"),
+    "link.payment_on_hold": ("provider", "code"),
     "provider.unavailable": ("provider", "reason"),
 }
 
@@ -69,8 +71,8 @@ class EventFields(BaseModel):
     """``sequence`` is the event's running number: of two events of one organization the higher one happened later. The
     other fields depend on the type: `plan_tier` (created); `from`, `to` and `at` (plan_changed); `from` and `to`
     (status_changed, role_changed); `user_id` and `role` (members); `version` (synced): both providers have every change
-    up to this `sync.version`; `provider`, `kind` and `code` (parked); `provider` and `reason` (unavailable, without
-    `org_id`).
+    up to this `sync.version`; `provider`, `kind` and `code` (parked); `provider` and `code` (payment_on_hold);
+    `provider` and `reason` (unavailable, without `org_id`).
     """
 
     model_config = ConfigDict(extra="allow")

@@ -27,7 +27,7 @@ from core.catalog.plans import EndingPolicy
 from core.compare.arrangements import plan_change_conflict
 from core.ports.arrangement import Arrangement
 from core.ports.errors import NotYetAllowedError, RejectedError, UnavailableError
-from core.ports.planned import PlannedPrice, PlannedStep, StepKind
+from core.ports.planned import PaymentChange, PlannedPrice, PlannedStep, StepKind
 from core.ports.provider import AttemptContext, Subscription
 from core.ports.spec import LastKnown, SubscriptionSpec
 from providers.lago import planned_steps
@@ -106,7 +106,7 @@ class LagoSubscriptions:
 
     def _terminate(self, name: _SubscriptionName, attempt: AttemptContext) -> bool:
         """Whether there was an active one."""
-        attempt.before_change(lambda: self._planned_end(name, attempt))
+        attempt.before_change(lambda: self._planned_end(name, attempt), PaymentChange(kind="end"))
         request = self._delete_request(
             name,
             {
@@ -164,7 +164,8 @@ class LagoSubscriptions:
         if found.next_plan_code == spec.next_plan_code:
             return _to_scheduled_subscription(spec.org_id, found)
         _refuse_immediate_downgrade(spec, found)
-        attempt.before_change(partial(self._planned_schedule, spec, found, attempt))
+        payment = _payment_change(spec, found.plan_code, spec.next_plan_code, at_period_end=True)
+        attempt.before_change(partial(self._planned_schedule, spec, found, attempt), payment)
         return self._checked_schedule(spec, self._post(spec, spec.next_plan_code, found, attempt), attempt)
 
     def _change_immediately(
@@ -179,7 +180,8 @@ class LagoSubscriptions:
             )
         if found is not None and sells_again(spec, last_known):
             refuse_other_price(spec, last_known, found, self._plans.find(spec.plan_code, attempt))
-        attempt.before_change(lambda: self._planned_change(spec, found, attempt))
+        payment = _payment_change(spec, found.plan_code, spec.plan_code) if found is not None else None
+        attempt.before_change(lambda: self._planned_change(spec, found, attempt), payment)
         response = self._post(spec, spec.plan_code, found, attempt)
         if response.plan_code == spec.plan_code or _follows_later(spec, response):
             return response
@@ -211,7 +213,8 @@ class LagoSubscriptions:
         self, spec: SubscriptionSpec, response: LagoSubscription, attempt: AttemptContext
     ) -> Subscription:
         if response.next_plan_code is not None:
-            attempt.before_change(lambda: self._planned_cancellation(response, attempt))
+            payment = _payment_change(spec, response.next_plan_code, response.plan_code, at_period_end=True)
+            attempt.before_change(lambda: self._planned_cancellation(response, attempt), payment)
         if response.next_plan_code is not None and self._cancel_pending(_name_of(spec), attempt) is None:
             if response.downgrade_plan_date is None:
                 raise _no_date_rejection(spec.org_id, response)
@@ -403,6 +406,15 @@ class LagoSubscriptions:
             response_type=LagoSubscription,
             params=params,
         )
+
+
+def _payment_change(
+    spec: SubscriptionSpec, before: str | None, after: str | None, *, at_period_end: bool = False
+) -> PaymentChange | None:
+    """None: nobody pays for it in Lago."""
+    if spec.charged_by_other_provider:
+        return None
+    return PaymentChange(kind="plan", before=before, after=after, at_period_end=at_period_end)
 
 
 def _name_of(spec: SubscriptionSpec) -> _SubscriptionName:

@@ -24,7 +24,7 @@ from core.common.json_types import Json
 from core.compare.arrangements import plan_change_conflict, provider_change_conflict
 from core.ports.errors import AmbiguousError, OutcomeUnknownError, RejectedError
 from core.ports.observed import ObservedCredit
-from core.ports.planned import PlannedStep
+from core.ports.planned import PaymentChange, PlannedStep
 from core.ports.provider import AttemptContext, Intent, Subscription
 from core.ports.spec import LastKnown, SoldPrice, SubscriptionSpec
 from providers.stripe import planned_steps
@@ -41,7 +41,7 @@ from providers.stripe.customers import CREATE_SUBSCRIPTION, MAX_SUBSCRIPTION_PAG
 from providers.stripe.ending import OUR_END, StripeEnding
 from providers.stripe.errors import MISSING_EMAIL, NO_CODE, NO_FIELD, RESOURCE_MISSING, STRIPE
 from providers.stripe.metadata import ORG_ID_KEY, only_ours, to_metadata
-from providers.stripe.plan_changes import StripeUpdate, arrangement_of, next_update, parse_state
+from providers.stripe.plan_changes import StripeUpdate, SubscriptionState, arrangement_of, next_update, parse_state
 from providers.stripe.prices import StripePrices
 from providers.stripe.responses import StripeCustomer, StripePage, StripeSubscription, StripeSubscriptionSummary
 from providers.transport.safe_ids import printable
@@ -245,7 +245,8 @@ class StripeSubscriptions:
                     next_plan_at=datetime.fromtimestamp(state.scheduled_at, UTC) if scheduled_plan else None,
                     arrangement=arrangement,
                 )
-            attempt.before_change(partial(self._planned_updates, found, spec, sold, attempt))
+            payment = _payment_change(state, spec) if update.changes_terms(state) else None
+            attempt.before_change(partial(self._planned_updates, found, spec, sold, attempt), payment)
             if update.price not in {None, state.item.price.id}:
                 self._prepare_collection(found, spec, attempt)
             found = self._update(found.id, state.item.id, update, attempt)
@@ -337,7 +338,7 @@ class StripeSubscriptions:
         )
 
     def _cancel(self, subscription_id: str, attempt: AttemptContext) -> StripeSubscription:
-        attempt.before_change(lambda: self._planned_end(subscription_id, attempt))
+        attempt.before_change(lambda: self._planned_end(subscription_id, attempt), PaymentChange(kind="end"))
         # Without Stripe's proration: its credit does not reach the customer (stripe.md 9).
         params: SubscriptionCancelParams = {
             "invoice_now": self._policy.stripe_invoice_now,
@@ -453,6 +454,12 @@ class StripeSubscriptions:
         if problem:
             message = f"subscription {found.id} {problem}; correct it in Stripe"
             raise RejectedError(STRIPE, message)
+
+
+def _payment_change(state: SubscriptionState, spec: SubscriptionSpec) -> PaymentChange:
+    is_scheduled = spec.next_plan_code is not None and state.paid_plan == spec.plan_code
+    after = spec.next_plan_code if is_scheduled else spec.plan_code
+    return PaymentChange(kind="plan", before=state.paid_plan, after=after, at_period_end=is_scheduled)
 
 
 def _with_our_marks(found: SubscriptionT, last_known: LastKnown) -> SubscriptionT:

@@ -199,6 +199,7 @@ def environment_of(folder: Path, url: str) -> dict[str, str]:
         "DATA_DIR": str(folder),
         "PLANS_FILE": str(folder / "plans.toml"),
         "MANAGEMENT": "observe",
+        "MONEY_CHANGES_PER_HOUR": "off",  # each customer is upgraded within the hour
         "STRIPE_SECRET_KEY": "sk_test_sandbox",
         "STRIPE_API_BASE": url,
         "LAGO_API_KEY": "sandbox",

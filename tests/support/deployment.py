@@ -152,6 +152,7 @@ def environment_of(database_url: str, broker_url: str, sandbox_url: str, folder:
         "LAGO_API_KEY": LAGO_KEY,
         "LAGO_API_URL": sandbox_url,
         "LAGO_MANUAL_PAYMENTS": "true",
+        "MONEY_CHANGES_PER_HOUR": "off",  # the stories change more plans in a minute than a business in a day
         "DATA_DIR": str(folder),
         "LOG_LEVEL": "INFO",
         **dict.fromkeys(RATES, "200"),

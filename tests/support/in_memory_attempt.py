@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 
 from core.common.json_types import Json
 from core.ports.errors import LeaseLostError
-from core.ports.planned import PlannedStep
+from core.ports.planned import PaymentChange, PlannedStep
 from core.ports.provider import Intent
 
 
@@ -44,7 +44,9 @@ class InMemoryAttempt:
     def request_count(self) -> int:
         return len(self.operations)
 
-    def before_change(self, describe: Callable[[], Iterable[PlannedStep]]) -> None:
+    def before_change(
+        self, describe: Callable[[], Iterable[PlannedStep]], payment: PaymentChange | None = None
+    ) -> None:
         """It does not plan."""
 
     def acquire_permit_ahead(self, operation: str) -> None:

@@ -13,6 +13,7 @@ from core.db.database import Database
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Management, Organization
 from core.events.event_types import ChangeContext
+from core.flow_control.payment_brake import PaymentLimit
 from core.organizations import commands, management, memberships, plan_changes
 from core.organizations.commands import NewOrganization
 from core.organizations.provider_ids import set_customer_ids as replace_ids
@@ -133,6 +134,7 @@ class SyncWorld:
     account_guard: AccountGuard = field(init=False)
     policy: PayerPolicy = field(default_factory=lambda: PayerPolicy(sends_payer_to_lago=True))
     management: Management = "manage"
+    payment_limit: PaymentLimit | None = None
     url: str = ""
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
 
@@ -152,6 +154,7 @@ class SyncWorld:
             clock=self.clock,
             account_guard=self.account_guard,
             management=self.management,
+            payment_limit=self.payment_limit,
         )
 
     def advance_time(self, **by: float) -> None:

@@ -197,6 +197,21 @@ _add(
     "Show what would be written for each observed organization, and what it would change in what is paid.",
 )
 
+brake_commands = _group(
+    "brake", "The payment brake: too many changes of what organizations pay wait for your word.", PANEL_OPERATE
+)
+_add(
+    brake_commands, "list", ("brake", "list_on_hold"), "List what is on hold, ends first, and the places of this hour."
+)
+_add(brake_commands, "release", ("brake", "release"), "Let changes go that are on hold: each is sent as it is now.")
+_add(
+    brake_commands,
+    "drop",
+    ("brake", "drop"),
+    "Leave changes on hold for good: nothing is sent, and the organizations stay as they are here.",
+)
+_add(brake_commands, "expect", ("brake", "expect"), "Expect changes that are meant, beyond those of each hour.")
+
 _add(
     app,
     "import",

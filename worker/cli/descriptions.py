@@ -14,6 +14,7 @@ import typer
 from rich.text import Text
 from sqlalchemy.orm import Session
 
+from core.db.models.billing_links import PAYMENT_BRAKE
 from core.db.models.organizations import Organization
 from core.flow_control.circuit_breaker import OpenBreaker
 from core.organizations import commands
@@ -251,6 +252,8 @@ def advice(link: LinkReport, org_id: str) -> str:
     nothing_before = f"nothing is sent to {PROVIDER_NAMES[link.provider]} before"
     if link.is_conflict:
         return f"do what the message says; {nothing_before}"
+    if link.error_kind == PAYMENT_BRAKE:
+        return f"`billing-sync brake list` shows all that is on hold; {nothing_before}"
     if link.error_code == "unknown_plan":
         return (
             f"change the organization to a plan of the catalog (`billing-sync set {org_id} --plan …`), which retries "

@@ -137,6 +137,8 @@ _DESCRIPTIONS: Final[dict[str, Callable[[str, Mapping[str, Json]], str]]] = {
     "adopted": lambda kind, details: f"{kind}: customer {details['customer_id']}",
     "payer_given": lambda _, __: "Lago gets a payer from now on",
     "released": lambda _, details: f"given back: customer {details['customer_id']}",
+    "payment_released": lambda _, details: f"the payment brake let it go: {details['reason']}",
+    "payment_dropped": lambda _, details: f"dropped at the payment brake: {details['reason']}",
     "customer_id_set": lambda _, details: f"customer id set: {details['customer_id']}",
     "sync": _sync,
     "message": lambda kind, details: f"message {details['type']} {kind}",

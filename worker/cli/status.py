@@ -17,6 +17,7 @@ from core.db.database import is_read_only
 from core.emails import queue
 from core.ports.spec import PROVIDER_NAMES
 from core.reconcile.link_status import LinkReport
+from core.reconcile.payment_goals import ON_HOLD_CODES
 from core.reporting import heartbeats, overview
 from core.reporting.overview import FailureGroup, OrganizationReport, Overview
 from worker.cli import deployment, descriptions, output, resources
@@ -38,7 +39,7 @@ def status(*, org: descriptions.OptionalOrgArgument = None, as_json: output.Json
     "behind_since", "payment_problems": {payment: count}, "credit_left", "account_id", "livemode", "open_breaker":
     {"reason", "open_since", "message", "probe_at"} or null, "webhooks_refused_since"}, "lago": …},
     "failures": [{"provider", "state", "kind", "code", "links", "since", "message"}], "unpublished",
-    "unpublished_since", "inbox": {status: count},
+    "unpublished_since", "inbox": {status: count}, "changes_on_hold": {code: links that the payment brake holds},
     "last_drift_report": {"finished_at", "drifted", "kinds": {kind: count}} or null, "broker": {"address", "reachable",
     "refusal": why it accepts no message, or null, "queue_problems": [why no worker can use it]},
     "emails": {"waiting", "waiting_since", "reason", "failed"}}.
@@ -168,6 +169,11 @@ def _overview_lines(
         lines.append(f"last drift check, {output.relative_time(last_report.finished_at, now)}: {drifted}")
     lines += _payment_lines(overview)
     lines += _credit_lines(overview)
+    if overview.changes_on_hold:
+        total, ends = sum(overview.changes_on_hold.values()), overview.changes_on_hold.get(ON_HOLD_CODES["end"], 0)
+        of_ends = f", {descriptions.plural(ends, 'end')} of subscriptions among them" if ends else ""
+        changes = descriptions.plural(total, "change")
+        lines.append(f"payment brake: {changes} on hold{of_ends}; `billing-sync brake list` shows all")
     if any(each.observed for each in overview.providers.values()):
         lines.append("`billing-sync management report` shows what would be written to observed links")
     if any(each.parked for each in overview.providers.values()):

@@ -34,7 +34,7 @@ def add_endpoint(
     event: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"May be repeated; default: all but {' and '.join(OPERATOR_EVENT_NAMES)}. "
+            help=f"May be repeated; default: all but {', '.join(OPERATOR_EVENT_NAMES)}. "
             f"{', '.join(PUBLIC_EVENT_NAMES)}."
         ),
     ] = None,

@@ -20,6 +20,7 @@ from pydantic_settings import SettingsConfigDict
 from core.catalog.plans import ChargingProvider, default_file
 from core.db import database_url
 from core.db.models.organizations import Management
+from core.flow_control.payment_brake import PaymentLimit
 from core.flow_control.rate_limiter import MIN_REQUESTS_PER_SECOND
 from worker.config import server_urls
 from worker.config.email import EmailSettings
@@ -91,6 +92,12 @@ class Settings(EmailSettings):
         default="manage",
         description="observe: everything is read and compared, and nothing is written at a provider. An organization's "
         "own mode wins (`billing-sync management`).",
+    )
+
+    money_changes_per_hour: str = Field(
+        default="50 or 2%",
+        description="Changes of what organizations pay that are sent within an hour: a number, or a share of all "
+        "links as well, whichever is more, or `off`. Beyond it changes are on hold (`billing-sync brake`).",
     )
 
     unique_organization_names: bool = Field(
@@ -236,6 +243,16 @@ class Settings(EmailSettings):
             return None
         return server_urls.checked(url, CACHE_SCHEMES if info.field_name == "redis_url" else BROKER_SCHEMES)
 
+    @field_validator("money_changes_per_hour")
+    @classmethod
+    def _check_payment_limit(cls, given: str) -> str:
+        try:
+            PaymentLimit.parse(given)
+        except ValueError:
+            problem = "must be a number (50), a number or a share of all links (50 or 2%), or off"
+            raise ValueError(problem) from None
+        return given
+
     @field_validator("postgres_host", "redis_host")
     @classmethod
     def _check_host(cls, host: str | None) -> str | None:
@@ -363,6 +380,11 @@ class Settings(EmailSettings):
     def lago_connection(self) -> str | None:
         """Lago's code of the Stripe connection through which it charges; ``None``: it charges nobody."""
         return None if self.lago_manual_payments else self.lago_stripe_provider_code
+
+    @property
+    def payment_limit(self) -> PaymentLimit | None:
+        """``None``: no change of what organizations pay is held."""
+        return PaymentLimit.parse(self.money_changes_per_hour)
 
     @property
     def is_sandbox_key(self) -> bool:

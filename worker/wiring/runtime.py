@@ -86,6 +86,7 @@ def open_runtime(settings: Settings) -> Runtime:
         clock=utc_now,
         account_guard=account_guard,
         management=settings.management,
+        payment_limit=settings.payment_limit,
         request_gates=RequestGates(rate_limiter, settings.worker_concurrency),
     )
     email_sender = open_email_sender(settings, database, plans)

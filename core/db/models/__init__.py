@@ -19,6 +19,7 @@ from core.db.models.history import LinkHistory
 from core.db.models.inbox import EventSource, ProviderWebhook, ServiceEvent
 from core.db.models.jobs import JobLock
 from core.db.models.organizations import Membership, Organization
+from core.db.models.payments import ExpectedPaymentChanges, PaymentChangeRecord
 from core.db.models.processes import ProcessHeartbeat
 from core.db.models.providers import ProviderStatus
 from core.db.models.schema import SchemaCompatibility
@@ -37,6 +38,7 @@ __all__ = [
     "Email",
     "Event",
     "EventSource",
+    "ExpectedPaymentChanges",
     "IdempotencyRecord",
     "Invitation",
     "InvitationToken",
@@ -44,6 +46,7 @@ __all__ = [
     "LinkHistory",
     "Membership",
     "Organization",
+    "PaymentChangeRecord",
     "ProcessHeartbeat",
     "ProviderStatus",
     "ProviderWebhook",

@@ -48,6 +48,8 @@ MarksState = Literal["ours", "due", "none", "removal"]
 the organization is managed. none: adopted without marks. removal: the objects are given back, so it is removed."""
 PaymentStatus = Literal["failed", "payer_rejected", "dispute_lost", "overdue", "manual"]
 
+PAYMENT_BRAKE = "payment_brake"
+"""The ``error_kind`` of a link that is on hold because the payment brake holds its change."""
 NEEDS_OPERATOR: Final = "billing_links.state <> 'active' AND billing_links.state <> 'observed'"
 """Parked or on hold. The first part is the condition of a partial index."""
 CONFLICT = "conflict"
@@ -248,6 +250,7 @@ NO_ERROR: Final[dict[str, Any]] = {
 }
 """The values of a link without an error."""
 IS_CONFLICT = and_(BillingLink.state == "on_hold", BillingLink.error_kind == CONFLICT)
+IS_BRAKED = and_(BillingLink.state == "on_hold", BillingLink.error_kind == PAYMENT_BRAKE)
 IS_NO_CONFLICT = or_(BillingLink.state != "on_hold", BillingLink.error_kind.is_distinct_from(CONFLICT))
 
 # A literal, not a bound parameter: SQLite uses a partial index only if the query contains its condition.

@@ -11,7 +11,16 @@ from sqlalchemy.orm import Mapped, mapped_column
 from core.db.base import Base, Counter
 
 HistoryKind = Literal[
-    "attempt", "retried", "resolved", "customer_id_set", "drift_repaired", "adopted", "payer_given", "released"
+    "attempt",
+    "retried",
+    "resolved",
+    "customer_id_set",
+    "drift_repaired",
+    "adopted",
+    "payer_given",
+    "released",
+    "payment_released",
+    "payment_dropped",
 ]
 AttemptOutcome = Literal["synced", "waiting", "retry", "parked", "on_hold", "lease_lost"]
 

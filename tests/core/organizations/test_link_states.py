@@ -25,12 +25,12 @@ from core.events.event_types import ChangeContext
 from core.organizations import commands, link_states, provider_ids
 from core.organizations.commands import NewOrganization
 from core.organizations.link_states import TRANSITIONS, LinkEvent, UndefinedTransitionError
-from core.ports.errors import ConflictError, RejectedError
+from core.ports.errors import ConflictError, PaymentBrakeError, RejectedError
 from core.ports.inventory import InventoryCustomer, InventoryItem, InventorySubscription
 from core.ports.provider import Customer, Subscription
 from core.ports.spec import PAYER_CHANGED, Provider
 from core.reconcile import commands as reconcile_commands
-from core.reconcile import due_links, lease, outcomes
+from core.reconcile import due_links, lease, outcomes, payment_holds
 from core.reconcile.attempt import ApplyResult, SyncAttempt
 from core.reconcile.observation import Observation
 from core.reconcile.outcomes import FollowUps
@@ -86,6 +86,7 @@ OF_ATTEMPTS: Final[dict[LinkEvent, Callable[[SyncAttempt], object]]] = {
     "completed": lambda attempt: outcomes.complete(attempt, ApplyResult(), FollowUps()),
     "parked": lambda attempt: outcomes.park(attempt, RejectedError(attempt.provider, "no")),
     "conflict_found": lambda attempt: outcomes.put_on_hold(attempt, ConflictError(attempt.provider, "changed")),
+    "payment_on_hold": lambda attempt: outcomes.put_change_on_hold(attempt, PaymentBrakeError(attempt.provider, "no")),
     "lease_lost": outcomes.invalidate_after_lost_lease,
     "observed": lambda attempt: outcomes.observe(attempt, Observation(version=1)),
     "older_customer_found": lambda attempt: attempt.record_older_customer("cus_found"),
@@ -99,6 +100,7 @@ OF_COMMANDS: Final[dict[LinkEvent, Callable[[ChangeContext, Organization, Provid
         ("conflict_ended", "conflict_ended_keeping_customer", "payer_decided"),
         lambda change, acme, at: reconcile_commands.end_conflict(change, acme, at, "ours"),
     ),
+    "payment_released": lambda change, acme, _: payment_holds.release(change, acme, plan_catalog.load(), "checked"),
     "customer_repaired": lambda change, acme, at: reconcile_commands.repair(change, acme.id, at, ["customer_repaired"]),
     "plan_repaired": lambda change, acme, at: reconcile_commands.repair(change, acme.id, at, ["plan_repaired"]),
     "customer_id_set": lambda change, acme, at: provider_ids.set_customer_ids(change, acme, {at: "cus_new"}),
@@ -209,6 +211,7 @@ def test_a_command_moves_the_states_as_the_table_says(links: Links, event: LinkE
             if event in KEEPING_CUSTOMER and before[1] in {"absent", "unconfirmed"}:
                 continue
             error_kind = "conflict" if event in CONFLICTS else "import"
+            error_kind = "payment_brake" if event == "payment_released" else error_kind
             values: dict[str, Any] = {"error_kind": error_kind} if state == "on_hold" else {}
             values |= {"error_code": PAYER_CHANGED} if event == "payer_decided" else {}
             values |= {"ownership": OWNERSHIP_BEFORE[event]} if event in OWNERSHIP_BEFORE else {}

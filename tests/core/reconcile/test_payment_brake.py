@@ -1,0 +1,227 @@
+"""The payment brake: a limited number of changes of what is paid goes out in an hour, and the rest waits for a word."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from core.events.event_types import ChangeContext
+from core.flow_control import payment_brake
+from core.flow_control.payment_brake import PaymentLimit
+from core.organizations import commands
+from core.reconcile import commands as reconcile_commands
+from core.reconcile import payment_holds
+from tests.support.sync_world import SyncWorld
+
+LIMIT = 3
+
+
+@pytest.fixture
+def braked(world: SyncWorld) -> SyncWorld:
+    world.payment_limit = PaymentLimit(changes=LIMIT)
+    return world
+
+
+def synced(world: SyncWorld, count: int, tier: str = "professional") -> list[str]:
+    org_ids = [world.create(f"Org {number}", tier, email=f"{number}@acme.test") for number in range(count)]
+    for org_id in org_ids:
+        world.reconcile_until_idle(org_id)
+        assert world.is_in_sync(org_id)
+    return org_ids
+
+
+def upgrade_all(world: SyncWorld, org_ids: list[str]) -> None:
+    for org_id in org_ids:
+        world.change_plan(org_id, "enterprise")
+    for org_id in org_ids:
+        world.reconcile_until_idle(org_id)
+
+
+def plans_in_lago(world: SyncWorld) -> list[str]:
+    active = [each for each in world.lago_objects("subscriptions") if each["status"] == "active"]
+    return sorted(str(each["plan_code"]) for each in active)
+
+
+def waiting(world: SyncWorld) -> list[str]:
+    with world.database.read() as session:
+        return [each.org_id for each in payment_holds.list_on_hold(session, 100)]
+
+
+def release(world: SyncWorld, org_ids: list[str]) -> None:
+    for org_id in org_ids:
+        world.change(
+            org_id, lambda change, organization: payment_holds.release(change, organization, world.catalog, "planned")
+        )
+
+
+def test_exactly_the_limit_is_sent_and_released_exactly_the_rest(braked: SyncWorld) -> None:
+    org_ids = synced(braked, 5)
+    upgrade_all(braked, org_ids)
+    assert plans_in_lago(braked) == ["enterprise"] * LIMIT + ["professional"] * 2
+    assert len(waiting(braked)) == 2
+    braked.advance_time(hours=2)
+    for org_id in org_ids:  # time alone lets nothing go, and neither does a change of something else
+        braked.rename(org_id, f"{org_id} renamed")
+        braked.reconcile_until_idle(org_id)
+    assert len(waiting(braked)) == 2
+    release(braked, waiting(braked)[:1])
+    for org_id in org_ids:
+        braked.reconcile_until_idle(org_id)
+    assert plans_in_lago(braked) == ["enterprise"] * 4 + ["professional"]
+    release(braked, waiting(braked))
+    for org_id in org_ids:
+        braked.reconcile_until_idle(org_id)
+    assert plans_in_lago(braked) == ["enterprise"] * 5
+    assert all(braked.is_in_sync(org_id) for org_id in org_ids)
+
+
+def test_nothing_of_a_change_on_hold_is_sent_and_the_link_says_so(braked: SyncWorld) -> None:
+    org_ids = synced(braked, LIMIT + 1)
+    upgrade_all(braked, org_ids[:LIMIT])
+    braked.sandbox.reset_calls()
+    upgrade_all(braked, org_ids[LIMIT:])
+    writes = [each.operation for each in braked.sandbox.calls() if not each.operation.startswith("GET ")]
+    assert writes == []
+    link = braked.link(org_ids[-1], "lago")
+    assert (link.state, link.error_kind, link.error_code) == ("on_hold", "payment_brake", "plan_change_on_hold")
+    assert link.error_message is not None
+    assert "from professional to enterprise" in link.error_message
+    assert "billing-sync brake release" in link.error_message
+
+
+def test_dropped_nothing_is_sent_and_the_rows_stay(braked: SyncWorld) -> None:
+    org_ids = synced(braked, 5)
+    upgrade_all(braked, org_ids)
+    dropped = waiting(braked)
+    for org_id in dropped:
+        braked.change(org_id, lambda change, organization: payment_holds.drop(change, organization, "a wrong import"))
+    braked.advance_time(hours=2)
+    for org_id in org_ids:
+        braked.reconcile_until_idle(org_id)
+    assert plans_in_lago(braked) == ["enterprise"] * LIMIT + ["professional"] * 2
+    assert [braked.organization(org_id).plan_tier for org_id in dropped] == ["enterprise"] * 2
+    with braked.database.read() as session:
+        assert payment_holds.count_on_hold(session) == {}
+    assert waiting(braked) == dropped
+
+
+def test_what_was_dropped_is_in_sync_once_its_organization_is_corrected(braked: SyncWorld) -> None:
+    org_ids = synced(braked, LIMIT + 1)
+    upgrade_all(braked, org_ids)
+    (org_id,) = waiting(braked)
+    braked.change(org_id, lambda change, organization: payment_holds.drop(change, organization, "a wrong import"))
+    braked.change(org_id, reconcile_commands.retry)
+    braked.reconcile_until_idle(org_id)
+    assert braked.link(org_id, "lago").state == "on_hold"
+    with braked.database.write() as session:
+        organization = commands.lock(session, org_id)
+        assert organization is not None
+        organization.plan_tier, organization.pending_plan_tier = "professional", None
+    braked.change(org_id, reconcile_commands.retry)
+    braked.reconcile_until_idle(org_id)
+    assert braked.is_in_sync(org_id)
+    assert "professional" in plans_in_lago(braked)
+
+
+def test_an_end_is_on_hold_is_named_first_and_another_change_is_not(braked: SyncWorld) -> None:
+    org_ids = synced(braked, LIMIT + 2)
+    upgrade_all(braked, org_ids[: LIMIT + 1])
+    leaving, upgraded = org_ids[-1], org_ids[LIMIT]
+    braked.change_status(leaving, "deleted")
+    braked.reconcile_until_idle(leaving)
+    assert braked.link(leaving, "lago").error_code == "end_on_hold"
+    assert waiting(braked) == [leaving, upgraded]
+    renamed = org_ids[0]
+    braked.rename(renamed, "Globex")
+    braked.reconcile_until_idle(renamed)
+    assert braked.is_in_sync(renamed)
+
+
+def test_who_is_on_hold_and_then_deleted_ends_with_a_place_of_the_end(braked: SyncWorld) -> None:
+    org_ids = synced(braked, LIMIT + 1)
+    upgrade_all(braked, org_ids)
+    (org_id,) = waiting(braked)
+    braked.advance_time(hours=1, minutes=1)
+    braked.change_status(org_id, "deleted")
+    braked.reconcile_until_idle(org_id)
+    assert braked.is_in_sync(org_id)
+    assert waiting(braked) == []
+    assert len(plans_in_lago(braked)) == LIMIT
+
+
+def test_the_places_of_the_last_hour_are_counted_and_a_repeated_attempt_takes_no_second_one(
+    braked: SyncWorld,
+) -> None:
+    first, *others = synced(braked, LIMIT)
+    braked.sandbox.add_fault("lago", "POST /api/v1/subscriptions", "500_after")
+    braked.change_plan(first, "enterprise")
+    braked.wait(5)
+    braked.run(first, "lago")
+    assert braked.link(first, "lago").error_kind == "unavailable"
+    braked.wait(60)
+    braked.reconcile_until_idle(first)
+    assert braked.is_in_sync(first)
+    with braked.database.read() as session:
+        assert payment_brake.count_places(session, braked.now) == 1
+    upgrade_all(braked, others)
+    assert waiting(braked) == []
+    with braked.database.read() as session:
+        assert payment_brake.count_places(session, braked.now) <= LIMIT
+        assert payment_brake.count_places(session, braked.now + timedelta(hours=1)) == 0
+
+
+def test_new_customers_take_no_place(braked: SyncWorld) -> None:
+    synced(braked, LIMIT + 2)
+    with braked.database.read() as session:
+        assert payment_brake.count_places(session, braked.now) == 0
+
+
+def test_what_is_expected_goes_beyond_the_limit_and_leaves_the_hour_its_places(braked: SyncWorld) -> None:
+    org_ids = synced(braked, 6)
+    with braked.database.write() as session:
+        payment_holds.expect(ChangeContext(session, braked.now), 2, timedelta(hours=3), "a launch")
+    upgrade_all(braked, org_ids)
+    assert plans_in_lago(braked) == ["enterprise"] * 5 + ["professional"]
+    assert len(waiting(braked)) == 1
+
+
+def test_an_expectation_ends(braked: SyncWorld) -> None:
+    org_ids = synced(braked, LIMIT + 1)
+    with braked.database.write() as session:
+        payment_holds.expect(ChangeContext(session, braked.now), 2, timedelta(hours=3), "a launch")
+    braked.advance_time(hours=3)
+    upgrade_all(braked, org_ids)
+    assert len(waiting(braked)) == 1
+
+
+def test_where_stripe_charges_lago_takes_no_place_of_its_own(braked: SyncWorld) -> None:
+    braked.set_charging_provider("stripe")
+    org_ids = synced(braked, LIMIT + 1)
+    upgrade_all(braked, org_ids)
+    (org_id,) = waiting(braked)
+    assert braked.link(org_id, "stripe").error_code == "plan_change_on_hold"
+    release(braked, [org_id])
+    braked.reconcile_until_idle(org_id)
+    assert all(braked.is_in_sync(each) for each in org_ids)
+
+
+@pytest.mark.parametrize(
+    ("given", "limit"),
+    [("50 or 2%", PaymentLimit(changes=50, percent=2)), ("7", PaymentLimit(changes=7)), ("off", None)],
+)
+def test_a_limit_is_a_number_a_share_or_off(given: str, limit: PaymentLimit | None) -> None:
+    assert PaymentLimit.parse(given) == limit
+
+
+@pytest.mark.parametrize("given", ["", "2%", "50 or 101%", "-1", "many", "50 or"])
+def test_another_limit_is_refused(given: str) -> None:
+    with pytest.raises(ValueError, match="no limit"):
+        PaymentLimit.parse(given)
+
+
+def test_a_share_of_all_links_counts_where_it_is_more(braked: SyncWorld) -> None:
+    synced(braked, 5)
+    with braked.database.read() as session:
+        assert PaymentLimit(changes=2, percent=50).of(session) == 5
+        assert PaymentLimit(changes=20, percent=50).of(session) == 20

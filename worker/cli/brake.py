@@ -1,0 +1,244 @@
+"""Commands of the payment brake: what waits, letting it go, dropping it, and expecting what is meant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
+from typing import Annotated, Final
+
+import typer
+
+from core.catalog.plans import Catalog
+from core.common.clock import utc_now
+from core.common.validation import InvalidChangeError
+from core.db.database import Database
+from core.db.models.organizations import Organization
+from core.events.event_types import ChangeContext
+from core.flow_control import payment_brake
+from core.organizations import commands as organization_commands
+from core.ports.minor_units import amount_text
+from core.ports.spec import PROVIDER_NAMES, Provider
+from core.reconcile import payment_holds
+from core.reconcile.payment_goals import DROPPED_CODE, ON_HOLD_CODES
+from core.reconcile.payment_holds import ChangeOnHold
+from worker.cli import cause, confirmation, descriptions, output, resources, stored_change
+from worker.cli.exit_codes import UsageError
+from worker.cli.output import Column
+from worker.config import settings as settings_of
+from worker.wiring import catalog as catalog_wiring
+
+DECISION_BATCH_SIZE: Final = 200
+_KIND_BY_CODE: Final = {
+    ON_HOLD_CODES["end"]: "end",
+    ON_HOLD_CODES["plan"]: "plan",
+    ON_HOLD_CODES["payer"]: "payer",
+    DROPPED_CODE: "dropped",
+}
+_LISTED_BEFORE_CONFIRMATION: Final = 20
+
+OnlyOption = Annotated[
+    list[str] | None,
+    typer.Option("--only", metavar="ORG", help="Only this organization; may be repeated. Default: all that wait."),
+]
+ReasonOption = Annotated[str, typer.Option(help="Why; it is stored in the organization's history.")]
+Decide = Callable[[ChangeContext, Organization], list[Provider]]
+
+
+def list_on_hold(*, limit: output.LimitOption = 50, as_json: output.JsonOption = False) -> None:
+    """List what is on hold, ends first, and the places of this hour.
+
+    A dropped change is listed until its organization is corrected and retried.
+
+    JSON: {"limit": changes an hour or null, "used": in the last hour, "waiting": {code: links}, "expected":
+    [{"id", "changes", "used", "until", "reason", "actor"}], "on_hold": [{"org_id", "name", "provider", "kind": "end",
+    "plan", "payer" or "dropped", "since", "before": code or null, "plan", "next_plan"}]}
+    """
+    settings, now = settings_of.read(), utc_now()
+    catalog = catalog_wiring.load(settings)
+    with resources.open_database(settings) as database, database.read() as session:
+        found = payment_holds.list_on_hold(session, limit)
+        waiting = payment_holds.count_on_hold(session)
+        used = payment_brake.count_places(session, now)
+        expected = payment_brake.open_expectations(session, now)
+        places = None if settings.payment_limit is None else settings.payment_limit.of(session)
+    if as_json:
+        names = ("id", "changes", "used", "until", "reason", "actor")
+        output.show_json(
+            {
+                "limit": places,
+                "used": used,
+                "waiting": waiting,
+                "expected": [{name: getattr(each, name) for name in names} for each in expected],
+                "on_hold": [_json(each) for each in found],
+            }
+        )
+        return
+    limit_text = "no limit" if places is None else f"of {places}"
+    output.show(f"Changes of what organizations pay in the last hour: {used} {limit_text}.")
+    for each in expected:
+        left, until = each.changes - each.used, output.utc_time(each.until)
+        output.show(f"Expected until {until}: {left} more of {each.changes} ({each.reason}).")
+    if not found:
+        output.show("Nothing is on hold.")
+        return
+    output.show(output.table(found, _columns(catalog, now)), output.count_line(len(found), _total(waiting, found)))
+    output.show("→ `billing-sync brake release --reason …` sends them, `billing-sync brake drop --reason …` never does")
+
+
+def release(*, reason: ReasonOption, only: OnlyOption = None, yes: confirmation.YesOption = False) -> None:
+    """Let changes go that are on hold: each is sent as it is now.
+
+    It takes no place of the hour. With --only also what was dropped.
+    """
+    settings = settings_of.read()
+    catalog = catalog_wiring.load(settings)
+    with resources.open_database(settings) as database:
+        found = _confirm(database, catalog, only, "will be sent", yes=yes)
+        released = _decide(
+            database,
+            found,
+            "brake release",
+            lambda change, organization: payment_holds.release(change, organization, catalog, reason),
+        )
+    output.show(f"{descriptions.plural(released, 'organization')} will be sent.", *stored_change.lines(settings))
+
+
+def drop(*, reason: ReasonOption, only: OnlyOption = None, yes: confirmation.YesOption = False) -> None:
+    """Leave changes on hold for good: nothing is sent, and the organizations stay as they are here."""
+    settings = settings_of.read()
+    catalog = catalog_wiring.load(settings)
+    with resources.open_database(settings) as database:
+        found = _confirm(database, catalog, only, "will never be sent", yes=yes)
+        dropped = _decide(
+            database,
+            found,
+            "brake drop",
+            lambda change, organization: payment_holds.drop(change, organization, reason),
+        )
+    output.show(
+        f"Dropped for {descriptions.plural(dropped, 'organization')}: their links stay on hold, and their rows stay as "
+        "they are. Correct them with `billing-sync set`, then run `billing-sync retry ORG`."
+    )
+
+
+def expect(
+    *,
+    changes: Annotated[int, typer.Argument(min=1, help="How many.")],
+    reason: ReasonOption,
+    hours: Annotated[int, typer.Option(min=1, max=744, help="For how many hours.")] = 24,
+) -> None:
+    """Expect changes that are meant, beyond those of each hour.
+
+    For a launch or a move of many. Each change takes one of them until the time is over, before it takes one of the
+    hour.
+    """
+    settings = settings_of.read()
+    with resources.open_database(settings) as database, database.write() as session:
+        change = ChangeContext(session, utc_now(), cause.of_command("brake expect"))
+        try:
+            expectation = payment_holds.expect(change, changes, timedelta(hours=hours), reason)
+        except InvalidChangeError as error:
+            raise UsageError(str(error)) from error
+        until = output.utc_time(expectation.until)
+    output.show(f"Until {until}, {changes} changes of what organizations pay are sent beyond those of each hour.")
+
+
+def _confirm(
+    database: Database, catalog: Catalog, only: Sequence[str] | None, will_be: str, *, yes: bool
+) -> list[str] | None:
+    """The ids that were named; None: all that wait."""
+    with database.read() as session:
+        org_ids = [descriptions.find_organization(session, each).id for each in only or ()]
+        shown = payment_holds.list_on_hold(session, _LISTED_BEFORE_CONFIRMATION, org_ids)
+        waiting = payment_holds.count_on_hold(session)
+    total = len(shown) if org_ids else sum(waiting.values())
+    if not shown or not total:
+        message = "nothing is on hold; `billing-sync brake list` shows what is"
+        raise UsageError(message)
+    lines = [*_sentences(shown, catalog), f"{descriptions.plural(total, 'change')} {will_be}."]
+    confirmation.confirm(lines, yes=yes)
+    return org_ids or None
+
+
+def _decide(database: Database, org_ids: list[str] | None, command: str, decide: Decide) -> int:
+    """In small transactions, by ascending id, so that it can be repeated when it was interrupted."""
+    count = 0
+    for batch in _batches(database, org_ids):
+        with database.write() as session:
+            change = ChangeContext(session, utc_now(), cause.of_command(command))
+            count += sum(bool(_decide_one(change, org_id, decide)) for org_id in batch)
+    return count
+
+
+def _decide_one(change: ChangeContext, org_id: str, decide: Decide) -> list[Provider]:
+    organization = organization_commands.lock(change.session, org_id)
+    return [] if organization is None else decide(change, organization)
+
+
+def _batches(database: Database, org_ids: list[str] | None) -> Iterator[list[str]]:
+    if org_ids is not None:
+        yield org_ids
+        return
+    last = ""
+    while batch := _waiting_after(database, last):
+        yield batch
+        last = batch[-1]
+
+
+def _waiting_after(database: Database, last: str) -> list[str]:
+    with database.read() as session:
+        return payment_holds.waiting_ids(session, last, DECISION_BATCH_SIZE)
+
+
+def _sentences(found: Sequence[ChangeOnHold], catalog: Catalog) -> Iterator[str]:
+    for each in found:
+        yield f"{each.org_id}  {each.name}  at {PROVIDER_NAMES[each.provider]}: {_change_text(each, catalog)}"
+    if len(found) == _LISTED_BEFORE_CONFIRMATION:
+        yield "…"
+
+
+def _change_text(found: ChangeOnHold, catalog: Catalog) -> str:
+    if found.is_deleted:
+        return f"{_price_text(found.before, found.provider, catalog)} → ended"
+    after = _plan_text(found.next_plan or found.plan, catalog)
+    when = " at the end of the period" if found.next_plan else ""
+    return f"{_price_text(found.before, found.provider, catalog)} → {after}{when}"
+
+
+def _price_text(code: str | None, provider: Provider, catalog: Catalog) -> str:
+    tier = None if code is None else catalog.tier_of(provider, code)
+    return _plan_text(tier, catalog) if tier is not None else code or "unknown"
+
+
+def _plan_text(tier: str, catalog: Catalog) -> str:
+    """With the catalog's price; what was sold may be another."""
+    plan = catalog.plans.get(tier)
+    return tier if plan is None else f"{tier} ({amount_text(plan.amount, plan.currency)} {plan.interval})"
+
+
+def _total(waiting: dict[str, int], found: Sequence[ChangeOnHold]) -> int:
+    return sum(waiting.values()) + sum(each.code == DROPPED_CODE for each in found)
+
+
+def _columns(catalog: Catalog, now: datetime) -> list[Column[ChangeOnHold]]:
+    return [
+        Column("on_hold", lambda row: output.relative_time(row.since, now)),
+        Column("kind", lambda row: _KIND_BY_CODE.get(row.code, row.code)),
+        Column("organization", lambda row: row.org_id, kind="id"),
+        Column("name", lambda row: row.name, kind="fold"),
+        Column("at", lambda row: PROVIDER_NAMES[row.provider]),
+        Column("change", lambda row: _change_text(row, catalog), kind="fold"),
+    ]
+
+
+def _json(found: ChangeOnHold) -> dict[str, object]:
+    return {
+        "org_id": found.org_id,
+        "name": found.name,
+        "provider": found.provider,
+        "kind": _KIND_BY_CODE.get(found.code, found.code),
+        "since": found.since,
+        "before": found.before,
+        "plan": found.plan,
+        "next_plan": found.next_plan,
+    }
