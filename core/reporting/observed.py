@@ -52,6 +52,10 @@ class ObservedOrganization:
     managed: tuple[Provider, ...]
     without_answer: tuple[Provider, ...]
 
+    @property
+    def is_to_be_adopted(self) -> bool:
+        return bool(self.theirs) and self.status != "deleted"
+
 
 def observed_organizations(
     database: Database,

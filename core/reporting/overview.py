@@ -74,6 +74,11 @@ class OrganizationReport:
     def in_sync(self) -> bool:
         return all(link.status == "in_sync" for link in self.links.values())
 
+    @property
+    def is_to_be_adopted(self) -> bool:
+        """Nothing is written to it before. A deleted one cannot be adopted."""
+        return self.status != "deleted" and any(link.is_theirs for link in self.links.values())
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrganizationReportPage:

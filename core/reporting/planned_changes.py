@@ -25,20 +25,36 @@ _TEMPLATES: Final[Mapping[StepKind, str]] = {
     "write_marks": "write our metadata to {subject} in {name}",
     "remove_marks": "remove our metadata from {subject} in {name}",
 }
+_ABOUT_MONEY: Final[frozenset[StepKind]] = frozenset(
+    ("set_payer", "create_subscription", "change_plan", "schedule_plan", "cancel_scheduled_plan", "end_subscription")
+)
+"""Of a step without any amount."""
 
 
-def sentences(provider: Provider, observation: Observation) -> list[str]:
-    """One for each step, then the problem. Without either: that nothing would be done."""
+def sentences(provider: Provider, observation: Observation, *, is_adopted: bool = True) -> list[str]:
+    """One for each step, then the problem. Without either: that nothing would be done.
+
+    ``is_adopted`` False: something of the organization is to be adopted first. Its problems say how to make way for
+    what we would create, and to follow them would harm who pays there already, so they are left out.
+    """
     lines = [_sentence(provider, step, is_paid=observation.is_paid) for step in observation.steps]
-    if observation.problem is not None:
-        lines.append(f"then {_end(observation.problem)}" if lines else _end(observation.problem))
-    return lines or ["nothing"]
+    problem = observation.problem
+    if problem is None:
+        return lines or ["nothing"]
+    if is_adopted or problem.is_about_theirs:
+        lines.append(f"then {_end(problem)}" if lines else _end(problem))
+    return lines
+
+
+def not_adopted(org_id: str) -> str:
+    """For an organization of which something is not adopted yet."""
+    return f"not adopted yet: `billing-sync adopt {org_id}` or `billing-sync adopt discover` says what it is"
 
 
 def _end(problem: ObservedProblem) -> str:
     if problem.is_about_theirs:
         return problem.message
-    return f"{'an operator decides' if problem.is_conflict else 'the link is parked'}: {problem.message}"
+    return f"{'an operator would decide' if problem.is_conflict else 'would be parked'}: {problem.message}"
 
 
 def _sentence(provider: Provider, step: PlannedStep, *, is_paid: bool) -> str:
@@ -85,6 +101,18 @@ class MoneyChange:
     at_period_end: bool
     before: int
     after: int
+
+
+def changes_money(observation: Observation) -> bool:
+    """Whether a step begins, ends or changes what somebody pays, or may do so by an amount that is not known."""
+    return observation.is_paid and any(map(_changes_money, observation.steps))
+
+
+def _changes_money(step: PlannedStep) -> bool:
+    prices = [price for price in (step.price_before, step.price_after) if price is not None]
+    if not prices:
+        return step.kind in _ABOUT_MONEY
+    return step.price_before != step.price_after or any(price.amount is None for price in prices)
 
 
 @dataclass(slots=True)

@@ -25,7 +25,7 @@ from core.reporting import planned_changes, search
 from core.reporting.overview import OrganizationReport
 from core.reporting.search import OrganizationMatch, SearchResult
 from worker.cli import output
-from worker.cli.exit_codes import UsageError
+from worker.cli.exit_codes import NoSuchOrganizationError, UsageError
 
 OrgArgument = Annotated[str, typer.Argument(metavar="ORG", help="Id, the beginning of an id, or the exact name.")]
 OptionalOrgArgument = Annotated[
@@ -194,6 +194,13 @@ def next_step(link: LinkReport, org_id: str, now: datetime, *, is_deleted: bool 
             return _automatic_step(link, link.status, now)
 
 
+def next_step_of(report: OrganizationReport, link: LinkReport, now: datetime) -> str | None:
+    """The same for a link of ``report``, which is observed as a whole until all of it is adopted."""
+    if link.status == "observed" and report.is_to_be_adopted:
+        return f"{planned_changes.not_adopted(report.id)}; nothing is written before"
+    return next_step(link, report.id, now, is_deleted=report.status == "deleted")
+
+
 def _step_while_observed(link: LinkReport, org_id: str, *, is_deleted: bool) -> str:
     problem = link.observation.problem if link.observation is not None else None
     if problem is not None and problem.is_about_theirs:
@@ -202,13 +209,15 @@ def _step_while_observed(link: LinkReport, org_id: str, *, is_deleted: bool) -> 
     if link.is_theirs and is_deleted:
         return "nothing to do; the organization is deleted, and its customer, which is not ours, has no subscription"
     if link.is_theirs:
-        return f"adopt it first: `billing-sync adopt {org_id}`; nothing is written before"
+        return f"{planned_changes.not_adopted(org_id)}; nothing is written before"
     return f"nothing is written; `billing-sync management manage {org_id}` takes these steps"
 
 
-def would_do(link: LinkReport) -> list[str]:
+def would_do(link: LinkReport, report: OrganizationReport) -> list[str]:
     """What a reconcile would do, a sentence each, as last read while it was observed; empty for any other link."""
-    return [] if link.observation is None else planned_changes.sentences(link.provider, link.observation)
+    if link.observation is None:
+        return []
+    return planned_changes.sentences(link.provider, link.observation, is_adopted=not report.is_to_be_adopted)
 
 
 def _automatic_step(
@@ -315,7 +324,7 @@ def find_organization(session: Session, query: str) -> OrganizationMatch:
     """The organization that the operator typed. Raises ``UsageError`` with similar ones if there is no match."""
     result = search.find_organization(session, query)
     if result.match is None:
-        raise UsageError(_not_found_message(query, result))
+        raise NoSuchOrganizationError(_not_found_message(query, result))
     return result.match
 
 

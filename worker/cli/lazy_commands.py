@@ -6,11 +6,12 @@ works with, would make each start slower and larger.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import logging as stdlib_logging
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -18,9 +19,12 @@ from typer.main import get_command
 
 from worker.cli import start_up
 from worker.cli.command_line import print_error
+from worker.cli.exit_codes import NoSuchOrganizationError, UsageError
 
 DOCTOR = "doctor"
 ORGANIZATION_COMMAND = "ORG"
+_TYPED_ORGANIZATION: Final = "worker.cli.typed_organization"
+_NEAR: Final = 0.75
 Function = Callable[..., object]
 
 
@@ -55,11 +59,31 @@ class LazyCommand(TyperCommand):
 
 
 class GroupWithOrganization(TyperGroup):
-    """What is no command of the group is an organization: ``adopt Acme`` is its command ``ORG``."""
+    """What is no command of the group is an organization: ``adopt Acme`` is its command ``ORG``.
+
+    If that fails as typed, a command with nearly this name is named.
+    """
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - as it is inherited
+        try:
+            return super().invoke(ctx)
+        except (typer.TyperException, NoSuchOrganizationError) as error:
+            message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+            with_question = self._with_question(ctx, message)
+            if with_question is None:
+                raise
+            raise UsageError(with_question) from error
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # noqa: ANN401 - handed on as they are
         is_organization = bool(args) and args[0] not in self.commands and not args[0].startswith("-")
+        ctx.meta[_TYPED_ORGANIZATION] = args[0] if is_organization else None
         return super().resolve_command(ctx, [ORGANIZATION_COMMAND, *args] if is_organization else args)
+
+    def _with_question(self, ctx: Any, message: str) -> str | None:  # noqa: ANN401 - as in ``invoke``
+        """None: what was typed as an organization is no command's name, not even nearly."""
+        typed = ctx.meta.get(_TYPED_ORGANIZATION)
+        near = difflib.get_close_matches(typed, self.commands, n=1, cutoff=_NEAR) if typed is not None else []
+        return f"{message.rstrip('.')}. Did you mean `{ctx.command_path} {near[0]}`?" if near else None
 
 
 def function_of(module: str, name: str) -> Callable[[], Function]:

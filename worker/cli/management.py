@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Final
 
@@ -13,7 +15,9 @@ from core.db.models.organizations import Management
 from core.events.event_types import ChangeContext
 from core.organizations import management
 from core.ports.minor_units import amount_text
+from core.ports.planned import StepKind
 from core.ports.spec import PROVIDER_NAMES
+from core.reconcile.observation import Observation
 from core.reporting import observed, planned_changes
 from core.reporting.observed import ObservedLink, ObservedOrganization
 from core.reporting.planned_changes import MoneyTotals
@@ -25,6 +29,7 @@ OrgsArgument = Annotated[
     list[str] | None, typer.Argument(metavar="ORG", help="Ids, beginnings of ids, or exact names.")
 ]
 
+_CHANGING: Final = "with a change in what is paid"
 _WITH_REASON: Final = {
     "parked": "parked",
     "on_hold": "on hold",
@@ -49,8 +54,17 @@ def manage(*, orgs: OrgsArgument = None) -> None:
     _set_mode("manage", orgs)
 
 
-def report(*, orgs: OrgsArgument = None, as_json: output.JsonOption = False) -> None:
+def report(
+    *,
+    orgs: OrgsArgument = None,
+    only_money: Annotated[
+        bool, typer.Option("--only-money", help="List only those for which something changes in what is paid.")
+    ] = False,
+    as_json: output.JsonOption = False,
+) -> None:
     """Show what would be written for each observed organization, and what it would change in what is paid.
+
+    It begins with numbers: of all that are observed, also where fewer are listed.
 
     JSON: {"installation": mode, "organizations": [{"org_id", "name", "mode", "status", "theirs": [provider],
     "managed": [provider], "without_answer": [provider], "links": {provider: {"status", "observed_at", "error_code",
@@ -62,24 +76,80 @@ def report(*, orgs: OrgsArgument = None, as_json: output.JsonOption = False) -> 
     one charges. "managed": of a deleted organization, what is ours is ended although the other half is not ours.
     """
     settings, now = settings_of.read(), utc_now()
-    totals = MoneyTotals()
+    is_listed = _changes_money if only_money else None
     with resources.open_database(settings) as database:
         with database.read() as session:
             ids = [descriptions.find_organization(session, each).id for each in orgs or ()]
-        found = _added(totals, observed.observed_organizations(database, settings.management, now, ids))
+
+        def found() -> Iterator[ObservedOrganization]:
+            return observed.observed_organizations(database, settings.management, now, ids)
+
+        totals = ReportTotals()
         if as_json:
-            head = {"installation": settings.management}
-            output.show_json_rows(head, "organizations", found, lambda: {"money": totals.changes()})
+            head, listed = {"installation": settings.management}, filter(is_listed, totals.adding(found()))
+            output.show_json_rows(head, "organizations", listed, lambda: {"money": totals.money.changes()})
             return
-        output.show(f"MANAGEMENT={settings.management}.")
-        count = 0
-        for count, each in enumerate(found, 1):  # noqa: B007 - it is shown at the end
+        deque(totals.adding(found()), maxlen=0)  # the numbers come first, and no organization stays in memory
+        output.show(f"MANAGEMENT={settings.management}.", *totals.lines())
+        for each in filter(is_listed, found()):
             output.show("", f"{each.name}  {each.org_id}", *_lines(each, now))
-    output.show("", f"Organizations that are observed: {count}.")
-    for change in totals.changes():
-        before, after = (amount_text(amount, change.currency) for amount in (change.before, change.after))
-        when = "at the end of the periods" if change.at_period_end else "at once"
-        output.show("", f"All steps together, {change.interval}, {when}: {before} → {after}")
+    output.show("", *totals.money_lines())
+
+
+@dataclass(slots=True)
+class ReportTotals:
+    """Numbers of all organizations that are observed."""
+
+    money: MoneyTotals = field(default_factory=MoneyTotals)
+    organizations: int = 0
+    numbers: Counter[str] = field(default_factory=Counter)
+    steps: Counter[StepKind] = field(default_factory=Counter)
+    are_read: bool = False
+
+    def adding(self, organizations: Iterable[ObservedOrganization]) -> Iterator[ObservedOrganization]:
+        """The same, each counted, so that none has to stay in memory."""
+        for organization in organizations:
+            self._add(organization)
+            yield organization
+
+    def _add(self, organization: ObservedOrganization) -> None:
+        read = list(_observations(organization))
+        its_links = [each for each in organization.observations if each not in organization.managed]
+        is_to_be_adopted = organization.is_to_be_adopted
+        self.organizations += 1
+        self.numbers["not read yet"] += any(organization.observations[each] is None for each in its_links)
+        self.numbers["not adopted yet"] += is_to_be_adopted
+        self.numbers["with a problem"] += not is_to_be_adopted and any(each.problem is not None for each in read)
+        self.numbers[_CHANGING] += _changes_money(organization)
+        self.steps.update(step.kind for each in read for step in each.steps)
+        self.are_read = self.are_read or bool(read)
+        for each in read:
+            self.money.add(each)
+
+    def lines(self) -> Iterator[str]:
+        """Without what no organization has."""
+        yield f"Organizations that are observed: {self.organizations}."
+        yield from (f"{name}: {number}" for name, number in self.numbers.items() if number)
+        if self.steps:
+            kinds = (f"{number} {kind.replace('_', ' ')}" for kind, number in self.steps.most_common())
+            yield f"steps: {', '.join(kinds)}"
+
+    def money_lines(self) -> Iterator[str]:
+        if self.are_read and not self.numbers[_CHANGING]:
+            yield "All steps together change nothing in what is paid."
+            return
+        for change in self.money.changes():
+            before, after = (amount_text(amount, change.currency) for amount in (change.before, change.after))
+            when = "at the end of the periods" if change.at_period_end else "at once"
+            yield f"All steps together, {change.interval}, {when}: {before} → {after}"
+
+
+def _observations(organization: ObservedOrganization) -> Iterator[Observation]:
+    return (each for each in organization.observations.values() if each is not None)
+
+
+def _changes_money(organization: ObservedOrganization) -> bool:
+    return any(map(planned_changes.changes_money, _observations(organization)))
 
 
 def _set_mode(mode: Management, orgs: list[str] | None) -> None:
@@ -115,15 +185,6 @@ def _state_text(link: ObservedLink, now: datetime) -> str:
             return read if link.observed_at is None else f"{read}; it is read again soon"
 
 
-def _added(totals: MoneyTotals, organizations: Iterable[ObservedOrganization]) -> Iterator[ObservedOrganization]:
-    """The same, each counted in the totals, so that none has to stay in memory."""
-    for organization in organizations:
-        for observation in organization.observations.values():
-            if observation is not None:
-                totals.add(observation)
-        yield organization
-
-
 def _state_while_managed(link: ObservedLink) -> str:
     """Of a deleted organization whose other half is not ours."""
     match link.status:
@@ -145,12 +206,12 @@ def _lines(organization: ObservedOrganization, now: datetime) -> Iterator[str]:
         yield f"  {name}: {_state_text(organization.links[provider], now)}"
         if observation is None:
             continue
-        for sentence in planned_changes.sentences(provider, observation):
+        for sentence in planned_changes.sentences(provider, observation, is_adopted=not organization.is_to_be_adopted):
             yield f"  {name}: {sentence}"
     for provider in organization.without_answer:
         yield (
             f"  {PROVIDER_NAMES[provider]}: a request that was sent before has no answer. It is not sent again while "
             "the organization is observed"
         )
-    if organization.theirs and organization.status != "deleted":
-        yield f"  adopt it first: `billing-sync adopt {organization.org_id}`"
+    if organization.is_to_be_adopted:
+        yield f"  {planned_changes.not_adopted(organization.org_id)}"

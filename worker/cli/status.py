@@ -94,8 +94,8 @@ def _link_lines(link: LinkReport, report: OrganizationReport, now: datetime) -> 
         ("plan", descriptions.plan_text(link.plan_code, link.next_plan_code) if link.plan_code else None),
         ("arranged", descriptions.arrangement_text(link)),
         ("reason", descriptions.reason_text(link)),
-        *(("would", sentence) for sentence in descriptions.would_do(link)),
-        ("next", descriptions.next_step(link, report.id, now, is_deleted=report.status == "deleted")),
+        *(("would", sentence) for sentence in descriptions.would_do(link, report)),
+        ("next", descriptions.next_step_of(report, link, now)),
         ("payment", descriptions.payment_text(link, report.id, now)),
         ("credit", descriptions.credit_text(link)),
     ):

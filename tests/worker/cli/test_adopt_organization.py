@@ -287,3 +287,26 @@ def test_one_choice_is_made_at_a_time(types: Type, org_id: str, options: tuple[s
     refused = types("adopt", org_id, *options)
     assert isinstance(refused.exception, UsageError)
     assert str(refused.exception) == "choose one: --keep-price, --to-catalog, or --give-payer alone"
+
+
+@pytest.mark.parametrize(
+    ("words", "question"),
+    [
+        (("discovr", "--out", "a.csv"), "No such option: --out. Did you mean `billing-sync adopt discover`?"),
+        (("discovr",), "there is no organization 'discovr'"),
+        (("relase", "org_x"), "Did you mean `billing-sync adopt release`?"),
+        (("discovr",), "Did you mean `billing-sync adopt discover`?"),
+    ],
+)
+def test_a_misspelt_command_that_looks_like_an_organization_is_named(
+    types: Type, words: tuple[str, ...], question: str
+) -> None:
+    ended = types("adopt", *words)
+    assert isinstance(ended.exception, UsageError)
+    assert question.replace("billing-sync", "root") in str(ended.exception).replace("billing-sync", "root")
+
+
+def test_what_is_nearly_no_command_is_an_organization_that_is_not_known(types: Type) -> None:
+    ended = types("adopt", "Apple")
+    assert str(ended.exception).startswith("there is no organization 'Apple'")
+    assert "Did you mean" not in str(ended.exception)

@@ -117,7 +117,7 @@ def test_what_nobody_pays_counts_in_no_sum(folder: Path, manager: OrgManager) ->
     observe_with(folder, org_id, Observation(version=2, is_paid=False, steps=STEPS))
     shown = " ".join(console.run(folder, "management", "report", settings={"COLUMNS": "200"}).stdout.split())
     assert "19.00 USD monthly → 99.00 USD monthly, which nobody pays in Stripe" in shown
-    assert "All steps together" not in shown
+    assert "All steps together change nothing in what is paid." in shown
     later = tuple(replace(step, at_period_end=True) for step in STEPS)
     observe_with(folder, org_id, Observation(version=2, steps=later))
     shown = " ".join(console.run(folder, "management", "report", settings={"COLUMNS": "200"}).stdout.split())
@@ -131,7 +131,7 @@ def test_the_report_and_the_status_say_what_would_park_the_link(folder: Path, ma
     settings = {"MANAGEMENT": "observe", "COLUMNS": "200"}
     for words in (("management", "report"), ("status", org_id)):
         shown = console.run(folder, *words, settings=settings).stdout
-        assert "the link is parked: customer cus_1 was deleted in Stripe" in shown
+        assert "would be parked: customer cus_1 was deleted in Stripe" in shown
     status = console.run(folder, "status", org_id, settings=settings).stdout
     assert "observed" in status
     assert "nothing is written" in status
@@ -145,7 +145,33 @@ def test_what_is_not_ours_is_to_be_adopted_first(folder: Path, manager: OrgManag
         session.get_one(BillingLink, (org_id, "lago")).ownership = "theirs"
     database.close()
     shown = console.run(folder, "management", "report", settings={"COLUMNS": "200"}).stdout
-    assert f"adopt it first: `billing-sync adopt {org_id}`" in shown
+    assert f"not adopted yet: `billing-sync adopt {org_id}` or `billing-sync adopt discover`" in shown
+
+
+@pytest.mark.parametrize("provider", ["stripe", "lago"])
+def test_nobody_is_told_to_make_way_for_us_at_what_is_to_be_adopted(
+    folder: Path, manager: OrgManager, provider: str
+) -> None:
+    """To follow such a problem would end what the customer pays for. Also at the half that has nothing of theirs."""
+    org_id = manager.create_organization("Acme")
+    message = "customer cus_1 pays for what we did not create; end it in Stripe"
+    problem = ObservedProblem(kind="rejected", code="not_ours", message=message)
+    observe_with(folder, org_id, Observation(version=1, steps=STEPS[:1], problem=problem))
+    database = database_of(folder)
+    with database.write() as session:
+        session.get_one(BillingLink, (org_id, provider)).ownership = "theirs"
+    database.close()
+    settings = {"COLUMNS": "200"}
+    for words in (("management", "report"), ("status", org_id)):
+        shown = console.run(folder, *words, settings=settings).stdout
+        assert "end it in Stripe" not in shown
+        assert "parked:" not in shown
+        assert "update the customer cus_1 in Stripe: name, email" in shown
+        assert (
+            f"not adopted yet: `billing-sync adopt {org_id}` or `billing-sync adopt discover` says what it is" in shown
+        )
+    document = json.loads(console.run(folder, "management", "report", "--json").stdout)
+    assert document["organizations"][0]["observations"]["stripe"]["problem"]["message"] == message
 
 
 def test_a_link_on_hold_or_that_is_read_again_is_said_beside_what_was_read(folder: Path, manager: OrgManager) -> None:
@@ -176,10 +202,10 @@ def test_what_a_deleted_organization_has_that_is_not_ours_is_to_be_ended(folder:
     database.close()
     shown = console.run(folder, "management", "report", settings={"COLUMNS": "200"}).stdout
     assert "Stripe: customer cus_1 may still pay" in shown
-    assert "adopt it first" not in shown
+    assert "not adopted yet" not in shown
     status = console.run(folder, "status", org_id, settings={"COLUMNS": "200"}).stdout
     assert "end its subscriptions in Stripe" in status
-    assert "adopt it first" not in status
+    assert "not adopted yet" not in status
 
 
 @pytest.mark.parametrize("words", [("set", "--name", "Beta", "--yes"), ("retry",)])
@@ -357,3 +383,26 @@ def test_a_replay_says_whether_the_organization_is_observed(folder: Path, manage
     assert f"{org_id} is observed, so nothing is written at a provider" in replayed("manage")
     console.run(folder, "management", "manage", org_id)
     assert "bserve" not in replayed("observe")
+
+
+def test_the_report_begins_with_numbers_and_lists_only_changes_of_money_if_asked(
+    folder: Path, manager: OrgManager
+) -> None:
+    dearer, renamed, _unread = (manager.create_organization(name) for name in ("Dearer", "Renamed", "Unread"))
+    observe_with(folder, dearer, Observation(version=1, steps=STEPS))
+    problem = ObservedProblem(kind="rejected", code="customer_deleted", message="it was deleted")
+    observe_with(folder, renamed, Observation(version=1, steps=STEPS[:1], problem=problem))
+    settings = {"MANAGEMENT": "observe", "COLUMNS": "200"}
+    lines = console.run(folder, "management", "report", settings=settings).stdout.splitlines()
+    assert lines[: lines.index("")] == [
+        "MANAGEMENT=observe. Organizations that are observed: 3.",
+        "not read yet: 3",
+        "with a problem: 1",
+        "with a change in what is paid: 1",
+        "steps: 2 update customer, 1 change plan",
+    ]
+    shown = console.run(folder, "management", "report", "--only-money", settings=settings).stdout
+    assert shown.splitlines()[:5] == lines[:5]
+    assert ("Dearer" in shown, "Renamed" in shown, "Unread" in shown) == (True, False, False)
+    listed = json.loads(console.run(folder, "management", "report", "--only-money", "--json", settings=settings).stdout)
+    assert [each["org_id"] for each in listed["organizations"]] == [dearer]
