@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import typer
 
@@ -13,12 +14,15 @@ from core.catalog.publishing import PriceStatus
 from core.common.clock import utc_now
 from core.organizations import queries
 from core.ports.provider import BillingProvider
-from core.ports.spec import PROVIDER_NAMES
+from core.ports.spec import PROVIDER_NAMES, Provider
 from core.reconcile.account_guard import AccountGuard
 from worker.cli import exit_codes, output, resources
+from worker.cli.exit_codes import UsageError
 from worker.cli.output import Column
 from worker.wiring import catalog as catalog_wiring
 from worker.wiring.runtime import open_providers
+
+_PUSH_WHILE_OBSERVED: Final = "MANAGEMENT=manage billing-sync plans push"  # for this command only
 
 
 def check(*, as_json: output.JsonOption = False) -> None:
@@ -36,9 +40,8 @@ def check(*, as_json: output.JsonOption = False) -> None:
     if as_json:
         output.show_json({"in_order": in_order, "warnings": warnings, "plans": statuses})
     else:
-        output.show(output.table(statuses, _plan_columns()), *_remarks(statuses), *warnings)
-        if any(each.missing for each in statuses):
-            output.show("`billing-sync plans push` creates the missing ones.")
+        output.show(output.table(statuses, _plan_columns()), *_problems(statuses), *_remarks(statuses), *warnings)
+        output.show(*_ways_to_create(statuses))
     raise typer.Exit(0 if in_order else exit_codes.EXIT_FAILED)
 
 
@@ -49,6 +52,12 @@ def push(*, as_json: output.JsonOption = False) -> None:
 
     JSON: {"in_order", "plans": as in `plans check`}; "added" plans were missing before.
     """
+    if resources.settings_with_providers().management == "observe":
+        message = (
+            f"MANAGEMENT is observe, so nothing was sent: `{_PUSH_WHILE_OBSERVED}` creates the missing plans, and "
+            "changes no organization"
+        )
+        raise UsageError(message)
     with _open_catalog_and_providers() as (catalog, providers):
         _verify_accounts(providers)
         statuses = publishing.publish(catalog, providers)
@@ -56,7 +65,7 @@ def push(*, as_json: output.JsonOption = False) -> None:
     if as_json:
         output.show_json({"in_order": in_order, "plans": statuses})
     else:
-        output.show(output.table(statuses, _plan_columns()))
+        output.show(output.table(statuses, _plan_columns()), *_problems(statuses))
         if any(each.problem is not None and not (each.missing or each.unknown) for each in statuses):
             output.show("Existing plans are never changed. Correct plans.toml, or sell the plan under a new code.")
     raise typer.Exit(0 if in_order else exit_codes.EXIT_FAILED)
@@ -111,14 +120,40 @@ def _remarks(statuses: list[PriceStatus]) -> list[str]:
     return [f"{each.code} at {PROVIDER_NAMES[each.provider]}: {remark}" for each in statuses for remark in each.remarks]
 
 
+def _problems(statuses: list[PriceStatus]) -> list[str]:
+    """Below the table, which would be too narrow for them: a sentence for each, once for plans that share it."""
+    codes: dict[tuple[Provider, str], list[str]] = {}
+    for each in statuses:
+        if each.problem is not None:
+            codes.setdefault((each.provider, each.problem), []).append(each.code)
+    return [
+        f"{its_codes[0] if len(its_codes) == 1 else f'{len(its_codes)} plans'} at {PROVIDER_NAMES[provider]}: {problem}"
+        for (provider, problem), its_codes in codes.items()
+    ]
+
+
+def _ways_to_create(statuses: list[PriceStatus]) -> Iterator[str]:
+    if not any(each.missing for each in statuses):
+        return
+    is_observed = resources.settings_with_providers().management == "observe"
+    yield f"`{_PUSH_WHILE_OBSERVED if is_observed else 'billing-sync plans push'}` creates the missing ones."
+    if any(each.missing and each.provider == "stripe" for each in statuses):
+        yield (
+            "If Stripe has a price of the same amount without a lookup key, give it the code above as its lookup key "
+            "in Stripe's dashboard instead: push would add a second price. The comments of a plans.toml that `plans "
+            "discover` proposed name such a price."
+        )
+
+
 def _plan_columns() -> list[Column[PriceStatus]]:
     def price_status(row: PriceStatus) -> str:
-        without_problem = "sold no longer" if row.sold_no_longer else "added now" if row.added else "as in the catalog"
-        return row.problem or without_problem
+        if row.problem is not None:
+            return "not known" if row.unknown else "missing" if row.missing else "differs"
+        return "sold no longer" if row.sold_no_longer else "added now" if row.added else "as in the catalog"
 
     return [
-        Column("plan", lambda row: row.tier),
+        Column("plan", lambda row: row.tier, kind="fold"),
         Column("provider", lambda row: PROVIDER_NAMES[row.provider]),
-        Column("code", lambda row: row.code),
-        Column("status", price_status, kind="fold"),
+        Column("code", lambda row: row.code, kind="fold"),
+        Column("status", price_status),
     ]

@@ -28,8 +28,9 @@ def types(sandbox_server: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     environment = {"STRIPE_API_BASE": sandbox_server.url, "LAGO_API_URL": sandbox_server.url, "COLUMNS": "80"}
     absent = dict.fromkeys(("REDIS_URL", "CELERY_BROKER_URL", "DATABASE_URL", "PLANS_FILE"))
 
-    def typed(*words: str) -> Result:
-        return CliRunner().invoke(commands, list(words), env={**absent, **environment, **SECRETS})
+    def typed(*words: str, **settings: str) -> Result:
+        given = {name.upper(): value for name, value in settings.items()}
+        return CliRunner().invoke(commands, list(words), env={**absent, **environment, **SECRETS, **given})
 
     return typed
 
@@ -98,3 +99,27 @@ def test_accounts_without_any_flat_price_give_no_file_and_the_reasons(
     assert isinstance(result.exception, CommandFailedError)
     assert "nothing was written: it is metered" in str(result.exception)
     assert not (tmp_path / "plans.toml").exists()
+
+
+def test_nothing_is_pushed_while_all_is_observed_and_the_way_is_said(types: Type, sandbox: SandboxClient) -> None:
+    before = sandbox.state()
+    result = types("plans", "push", management="observe")
+    assert isinstance(result.exception, UsageError)
+    assert str(result.exception).startswith("MANAGEMENT is observe, so nothing was sent: `MANAGEMENT=manage billing-")
+    assert (sandbox.state(), sandbox.calls()) == (before, [])
+
+
+def test_what_is_missing_is_readable_on_a_narrow_screen_and_no_second_price_is_advised(types: Type) -> None:
+    checked = types("plans", "check", charged_by="stripe")
+    assert checked.exit_code == 1
+    lines = checked.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    rows = [line for line in lines if line.endswith("missing")]
+    assert rows[0].split() == ["free", "Stripe", "free_monthly_usd", "missing"]
+    assert len(rows) == 8, "each is on one line"
+    shown = " ".join(checked.stdout.split())
+    assert "If Stripe has a price of the same amount without a lookup key, give it the code above" in shown
+    assert "add a second price" not in types("plans", "check").stdout
+    assert "`MANAGEMENT=manage billing-sync plans push` creates" in " ".join(
+        types("plans", "check", management="observe").stdout.split()
+    )
