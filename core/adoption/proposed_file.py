@@ -56,7 +56,7 @@ def plans_file(catalog: ProposedCatalog, today: date) -> str:
 def _table(tier: ProposedTier, rank: int, catalog: ProposedCatalog) -> str:
     terms, price = tier.terms, tier.charging.price
     lines = [
-        *(_comment(note) for note in _notes(tier)),
+        *(_comment(note) for note in (*_notes(tier), *_rank_notes(tier, catalog))),
         f"[plans.{tier.tier}]",
         f"rank = {rank}",
         f"name = {_string(_name(price.name) or tier.tier)}",
@@ -101,6 +101,17 @@ def _notes(tier: ProposedTier) -> Iterator[str]:
         )
     for remark in tier.charging.price.remarks:
         yield f"Beside its amount: {_text(remark)}."
+
+
+def _rank_notes(tier: ProposedTier, catalog: ProposedCatalog) -> Iterator[str]:
+    """What `plans check` says of two neighbours in one currency."""
+    below = [each for each in catalog.tiers if each.terms.currency == tier.terms.currency]
+    below = below[: below.index(tier)]
+    if below and below[-1].terms.yearly_amount == tier.terms.yearly_amount:
+        yield (
+            f"It costs the same per year as plans.{below[-1].tier}, so Lago would apply a downgrade between the two at "
+            "once. `plans check` says so, too. Remove one of them, or sell it no longer, if that matters."
+        )
 
 
 def _use_text(found: PriceInUse) -> str:

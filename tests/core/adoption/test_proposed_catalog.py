@@ -321,3 +321,12 @@ def test_whatever_two_accounts_have_the_file_loads_and_loses_nobody(found: Plans
         )
         assert (plan.charged_by, plan.offered) == (tier.charged_by, tier.offered)
     assert tomllib.loads(text)
+
+
+def test_tiers_that_cost_the_same_a_year_are_named_as_the_check_names_them() -> None:
+    catalog, text = file_of(lago("starter", 1900), lago("starter_with_calls", 1900), lago("pro", 4900))
+    assert [each.split(":")[0] for each in catalog.conflicts()] == [
+        "plans.starter_with_calls costs the same per year as plans.starter"
+    ]
+    assert text.count("It costs the same per year as plans.starter, so Lago would apply a downgrade") == 1
+    assert text.count("It costs the same per year") == 1
