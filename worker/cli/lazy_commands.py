@@ -69,21 +69,24 @@ class GroupWithOrganization(TyperGroup):
             return super().invoke(ctx)
         except (typer.TyperException, NoSuchOrganizationError) as error:
             message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
-            with_question = self._with_question(ctx, message)
-            if with_question is None:
+            full_message = self._with_near_command(ctx, message)
+            if full_message is None:
                 raise
-            raise UsageError(with_question) from error
+            raise UsageError(full_message) from error
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # noqa: ANN401 - handed on as they are
         is_organization = bool(args) and args[0] not in self.commands and not args[0].startswith("-")
         ctx.meta[_TYPED_ORGANIZATION] = args[0] if is_organization else None
         return super().resolve_command(ctx, [ORGANIZATION_COMMAND, *args] if is_organization else args)
 
-    def _with_question(self, ctx: Any, message: str) -> str | None:  # noqa: ANN401 - as in ``invoke``
+    def _with_near_command(self, ctx: Any, message: str) -> str | None:  # noqa: ANN401 - as in ``invoke``
         """None: what was typed as an organization is no command's name, not even nearly."""
         typed = ctx.meta.get(_TYPED_ORGANIZATION)
         near = difflib.get_close_matches(typed, self.commands, n=1, cutoff=_NEAR) if typed is not None else []
-        return f"{message.rstrip('.')}. Did you mean `{ctx.command_path} {near[0]}`?" if near else None
+        if not near:
+            return None
+        sentence = message if message.endswith(("?", ".")) else f"{message}."
+        return f"{sentence} Did you mean `{ctx.command_path} {near[0]}`?"
 
 
 def function_of(module: str, name: str) -> Callable[[], Function]:

@@ -93,7 +93,8 @@ def report(
         output.show(f"MANAGEMENT={settings.management}.", *totals.lines())
         for each in filter(is_listed, found()):
             output.show("", f"{each.name}  {each.org_id}", *_lines(each, now))
-    output.show("", *totals.money_lines())
+    for line in totals.money_lines():
+        output.show("", line)
 
 
 @dataclass(slots=True)

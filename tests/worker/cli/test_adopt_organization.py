@@ -290,20 +290,20 @@ def test_one_choice_is_made_at_a_time(types: Type, org_id: str, options: tuple[s
 
 
 @pytest.mark.parametrize(
-    ("words", "question"),
+    ("words", "problem", "command"),
     [
-        (("discovr", "--out", "a.csv"), "No such option: --out. Did you mean `billing-sync adopt discover`?"),
-        (("discovr",), "there is no organization 'discovr'"),
-        (("relase", "org_x"), "Did you mean `billing-sync adopt release`?"),
-        (("discovr",), "Did you mean `billing-sync adopt discover`?"),
+        (("discovr", "--out", "a.csv"), "No such option: --out", "adopt discover"),
+        (("discovr",), "there is no organization 'discovr'", "adopt discover"),
+        (("relase", "org_x"), "Got unexpected extra argument", "adopt release"),
     ],
 )
 def test_a_misspelt_command_that_looks_like_an_organization_is_named(
-    types: Type, words: tuple[str, ...], question: str
+    types: Type, words: tuple[str, ...], problem: str, command: str
 ) -> None:
     ended = types("adopt", *words)
     assert isinstance(ended.exception, UsageError)
-    assert question.replace("billing-sync", "root") in str(ended.exception).replace("billing-sync", "root")
+    assert str(ended.exception).startswith(problem)
+    assert str(ended.exception).endswith(f" {command}`?")
 
 
 def test_what_is_nearly_no_command_is_an_organization_that_is_not_known(types: Type) -> None:

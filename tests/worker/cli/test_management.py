@@ -395,14 +395,15 @@ def test_the_report_begins_with_numbers_and_lists_only_changes_of_money_if_asked
     settings = {"MANAGEMENT": "observe", "COLUMNS": "200"}
     lines = console.run(folder, "management", "report", settings=settings).stdout.splitlines()
     assert lines[: lines.index("")] == [
-        "MANAGEMENT=observe. Organizations that are observed: 3.",
+        "MANAGEMENT=observe.",
+        "Organizations that are observed: 3.",
         "not read yet: 3",
         "with a problem: 1",
         "with a change in what is paid: 1",
         "steps: 2 update customer, 1 change plan",
     ]
     shown = console.run(folder, "management", "report", "--only-money", settings=settings).stdout
-    assert shown.splitlines()[:5] == lines[:5]
+    assert shown.splitlines()[:6] == lines[:6]
     assert ("Dearer" in shown, "Renamed" in shown, "Unread" in shown) == (True, False, False)
     listed = json.loads(console.run(folder, "management", "report", "--only-money", "--json", settings=settings).stdout)
     assert [each["org_id"] for each in listed["organizations"]] == [dearer]

@@ -14,6 +14,7 @@ from sandbox.business.catalog import AMOUNTS, FORMER_AMOUNTS
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
 from tests.support import leaks
+from tests.support.console import prepare
 from worker.cli.app import app as commands
 from worker.cli.exit_codes import CommandFailedError, UsageError
 
@@ -101,25 +102,32 @@ def test_accounts_without_any_flat_price_give_no_file_and_the_reasons(
     assert not (tmp_path / "plans.toml").exists()
 
 
-def test_nothing_is_pushed_while_all_is_observed_and_the_way_is_said(types: Type, sandbox: SandboxClient) -> None:
+def test_nothing_is_pushed_while_all_is_observed_and_the_way_is_said(
+    types: Type, sandbox: SandboxClient, tmp_path: Path
+) -> None:
+    prepare(tmp_path)
     before = sandbox.state()
-    result = types("plans", "push", management="observe")
+    result = types("plans", "push", management="observe", lago_stripe_provider_code="stripe_main")
     assert isinstance(result.exception, UsageError)
     assert str(result.exception).startswith("MANAGEMENT is observe, so nothing was sent: `MANAGEMENT=manage billing-")
     assert (sandbox.state(), sandbox.calls()) == (before, [])
 
 
-def test_what_is_missing_is_readable_on_a_narrow_screen_and_no_second_price_is_advised(types: Type) -> None:
+def test_what_is_missing_is_readable_on_a_narrow_screen_and_no_second_price_is_advised(
+    types: Type, tmp_path: Path
+) -> None:
+    prepare(tmp_path)
     checked = types("plans", "check", charged_by="stripe")
     assert checked.exit_code == 1
     lines = checked.stdout.splitlines()
     assert max(map(len, lines)) <= 80
     rows = [line for line in lines if line.endswith("missing")]
-    assert rows[0].split() == ["free", "Stripe", "free_monthly_usd", "missing"]
+    assert rows[0].split() == ["founders_friend", "Stripe", "founders_friend_monthly_usd", "missing"]
     assert len(rows) == 8, "each is on one line"
     shown = " ".join(checked.stdout.split())
     assert "If Stripe has a price of the same amount without a lookup key, give it the code above" in shown
-    assert "add a second price" not in types("plans", "check").stdout
+    by_lago = {"lago_stripe_provider_code": "stripe_main"}
+    assert "add a second price" not in types("plans", "check", **by_lago).stdout
     assert "`MANAGEMENT=manage billing-sync plans push` creates" in " ".join(
-        types("plans", "check", management="observe").stdout.split()
+        types("plans", "check", management="observe", **by_lago).stdout.split()
     )
