@@ -14,16 +14,17 @@ from typing import Any, Final, Self
 import structlog
 
 from core.catalog import publishing
+from core.catalog.plans import Catalog
 from core.db.database import DATABASE_UNAVAILABLE_ERRORS, cause_name
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
 from tasks import drift, emails, missed_webhooks, sweep
-from tasks.base import BillingApp, Runtime
+from tasks.base import BillingApp
 from worker.config.settings import Settings, SettingsError
 from worker.processes.relay import BROKER_UNAVAILABLE_ERRORS, Relay
 from worker.processes.thread_pool import ThreadPool
 from worker.wiring import celery_app
-from worker.wiring.runtime import check_accounts
+from worker.wiring.runtime import check_accounts, open_providers
 
 log = structlog.get_logger()
 
@@ -99,7 +100,7 @@ class EmbeddedProcess:
         runtime = self._app.runtime
         check_accounts(runtime)
         if self._sandbox is not None:
-            _publish_in_sandbox(runtime)
+            _publish_in_sandbox(settings, runtime.catalog)
         self._relay = Relay(self._app, runtime.database)
         self._worker = self._app.WorkController(
             pool=ThreadPool,
@@ -169,9 +170,17 @@ class EmbeddedProcess:
             self._sandbox.stop()
 
 
-def _publish_in_sandbox(runtime: Runtime) -> None:
-    """Raises ``SettingsError`` if the sandbox does not take a plan."""
-    statuses = publishing.publish(runtime.catalog, runtime.reconciler.providers.values())
+def _publish_in_sandbox(sandbox_settings: Settings, catalog: Catalog) -> None:
+    """Also in observe mode: what it observes is ours, and an account without prices has nothing to observe.
+
+    The settings name our own sandbox. Raises ``SettingsError`` if it does not take a plan.
+    """
+    providers = open_providers(sandbox_settings.model_copy(update={"management": "manage"}), catalog)
+    try:
+        statuses = publishing.publish(catalog, providers.values())
+    finally:
+        for provider in providers.values():
+            provider.close()
     refused = [f"plans.{each.tier}: {each.problem}" for each in statuses if each.missing or each.unknown]
     if refused:
         raise SettingsError("; ".join(refused))

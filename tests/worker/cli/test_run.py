@@ -56,6 +56,16 @@ def test_up_runs_until_it_is_told_to_stop(folder: Path, number: int) -> None:
         assert "Traceback" not in up.output
 
 
+def test_up_starts_observed_with_the_plans_in_its_own_sandbox(folder: Path) -> None:
+    """Whatever is observed is in that sandbox, which is new: nobody else can put the plans into it."""
+    (folder / ".env").write_text("MANAGEMENT=observe\n")
+    with console.running(folder, "up") as up:
+        up.wait_for_output("billing-sync status")
+        checked = console.run(folder, "plans", "check")
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+        assert up.stop() == 0
+
+
 def test_up_says_what_to_type_so_that_it_works_there(folder: Path) -> None:
     scripts = str(console.SCRIPT.parent)
     for path, before in ((f"{scripts}:/usr/bin:/bin", ""), ("/usr/bin:/bin", f"{scripts}/")):
