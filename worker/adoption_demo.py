@@ -49,6 +49,22 @@ REQUESTS_PER_SECOND: Final = 400.0  # the demo's sandbox has no limits
 LINES_SHOWN: Final = 24
 MARKS_PREFIX: Final = "billing_sync_"
 RUN_COMMAND: Final = "from worker.cli import main; main()"
+SANDBOX_PORT: Final = 8700
+SANDBOX_URL: Final = f"http://127.0.0.1:{SANDBOX_PORT}"
+STATE_FILE: Final = "sandbox.jsonl"
+_PROGRAM_VARIABLES: Final = (
+    "PATH",
+    "PYTHONPATH",
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TERM",
+    "TMPDIR",
+    "COLUMNS",
+    "NO_COLOR",
+    "SYSTEMROOT",
+)
 _PLACE: Final = FilePosition("the demo", 0, 0)
 
 WriteLine = Callable[[str], None]
@@ -139,6 +155,24 @@ def run(write_line: WriteLine, show: WriteLine, show_rows: ShowRows) -> Adoption
         )
 
 
+def make_folder(folder: Path, write_line: WriteLine) -> None:
+    """Make a folder with everything that ``run`` begins with: the imported organizations, and the sandbox's state.
+
+    Raises ``OSError`` if it cannot be made, ``DemoCommandError``, and ``subprocess.TimeoutExpired``.
+    """
+    folder.mkdir()
+    (folder / "plans.toml").write_text(PLANS_TOML, encoding="utf-8")
+    with (
+        Sandbox(limits=False, state_file=folder / STATE_FILE) as server,
+        SandboxClient(server.url) as sandbox,
+    ):
+        settings = _settings(folder.resolve()).with_sandbox(server.url)
+        _begin(_Demo(folder=folder, settings=settings, sandbox=sandbox, write_line=write_line, show=write_line))
+    served = _environment(_settings(Path()).with_sandbox(SANDBOX_URL))
+    lines = [f"{name}={served[name]}\n" for name in served if name not in _PROGRAM_VARIABLES]
+    (folder / ".env").write_text("".join(lines), encoding="utf-8")
+
+
 def _shortened(output: str) -> str:
     """The beginning and the last line, which has the numbers."""
     lines = output.rstrip().splitlines()
@@ -161,10 +195,9 @@ def _settings(folder: Path) -> Settings:
 
 def _environment(settings: Settings) -> dict[str, str]:
     """Of the commands. Of ours they get what a program needs to run and to print."""
-    names = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TERM", "TMPDIR", "COLUMNS", "NO_COLOR", "SYSTEMROOT")
     rate = f"{REQUESTS_PER_SECOND:.0f}"
     return {
-        **{name: value for name in names if (value := os.environ.get(name)) is not None},
+        **{name: value for name in _PROGRAM_VARIABLES if (value := os.environ.get(name)) is not None},
         "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),  # also where nothing is installed in the usual place
         "DATA_DIR": str(settings.data_dir),
         "PLANS_FILE": str(settings.plans_file),

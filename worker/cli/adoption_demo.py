@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import shlex
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Final
 
 import typer
@@ -14,7 +16,7 @@ from core.adoption.row import AdoptionRow
 from core.ports.minor_units import amount_text
 from worker import adoption_demo
 from worker.adoption_demo import AdoptionDemoResult, DemoCommandError
-from worker.cli import output
+from worker.cli import descriptions, output
 from worker.cli.exit_codes import CommandFailedError
 from worker.cli.output import Column
 from worker.config.settings import Settings
@@ -28,22 +30,32 @@ _IDS: Final = re.compile(r"\b(?:cus|sub|org|price|prod|acct-|sub-|c\d)[\w.-]*|\b
 
 
 def demo_adopt(
-    *, verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs as well.")] = False
+    *,
+    keep: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Make this folder for trying the commands yourself, and adopt nothing."),
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show the logs as well.")] = False,
 ) -> None:
     """Discover and adopt some hundred messy customers in a sandbox, then manage them, and show what was left and why.
 
-    It needs no server and no key. Everything is in a temporary folder, which is removed at the end.
+    It needs no server and no key. Everything is in a temporary folder, which is removed at the end. With --keep it only
+    makes a folder with the same customers, and shows which commands to type in it.
     """
     if verbose:
         logging.configure(Settings.model_construct(log_level="INFO"))
     started = time.monotonic()
     stderr = output.stderr_console()
+
+    def write_line(line: str) -> None:
+        stderr.print(f"· {line}", markup=False, soft_wrap=True)
+
     try:
-        result = adoption_demo.run(
-            lambda line: stderr.print(f"· {line}", markup=False, soft_wrap=True),
-            output.show,
-            _show_table,
-        )
+        if keep is not None:
+            adoption_demo.make_folder(keep, write_line)
+            output.show(*_folder_lines(keep))
+            return
+        result = adoption_demo.run(write_line, output.show, _show_table)
     except DemoCommandError as error:
         raise CommandFailedError(str(error)) from error
     _show_result(result)
@@ -54,6 +66,21 @@ def demo_adopt(
         f"It took {time.monotonic() - started:.0f} s.",
         "Next: docs/how-to/begin-with-an-existing-business.md does the same with your own accounts.",
     )
+
+
+def _folder_lines(folder: Path) -> Iterable[str]:
+    """The state is named as it is found from the folder, where the settings and the database are."""
+    program = descriptions.program_path()
+    yield f"{folder} has the customers, the settings, the plans and the database. Start its sandbox in one terminal:"
+    yield ""
+    yield f"  cd {shlex.quote(str(folder))}"
+    yield (f"  {program} sandbox --port {adoption_demo.SANDBOX_PORT} --no-limits --state {adoption_demo.STATE_FILE}")
+    yield ""
+    yield "Then type in another one:"
+    yield ""
+    yield f"  cd {shlex.quote(str(folder))}"
+    for command in ("discover --out customers.csv", "apply customers.csv --dry-run", "apply customers.csv --limit 10"):
+        yield f"  {program} adopt {command}"
 
 
 def _show_table(rows: list[AdoptionRow]) -> None:
@@ -71,12 +98,14 @@ def _show_result(result: AdoptionDemoResult) -> None:
     examples = {_reason_kind(row): row for row in reversed(left)}
     output.show("", f"What was left, and why: {len(left)} rows, for {len(kinds)} reasons", "")
     for kind, count in kinds.most_common(REASONS_SHOWN):
-        output.show(f"{count:>4}  {examples[kind].reason}")
+        example = "for example: " if count > 1 else ""
+        output.show(f"{count:>4}  {example}{examples[kind].reason}")
     if len(kinds) > REASONS_SHOWN:
         output.show(f"      and {len(kinds) - REASONS_SHOWN} more reasons")
     output.show(
         "",
-        f"Of {result.customers} customers, {result.adopted} are adopted. What managing them changed:",
+        f"Of {result.customers} customers, {result.adopted} are adopted. The table has {len(result.rows)} rows, "
+        "because a customer whose sides nothing joins is two. What managing them changed:",
         *_count_lines("got our metadata", result.marked),
         *_count_lines("new, as the table said", result.started),
         "",
