@@ -32,7 +32,7 @@ from core.db.models.providers import ProviderStatus
 from core.events import link_history, outbox
 from core.events.event_types import ChangeContext
 from core.organizations import commands, link_states, plan_changes
-from core.organizations.commands import NewOrganization
+from core.organizations.commands import NameTakenError, NewOrganization
 from core.organizations.links import end_attempts, mark_for_sync
 from core.ports import arrangement
 from core.ports.errors import RejectedError
@@ -357,6 +357,12 @@ def _remarks(
 
 
 def _unusable_value(error: InvalidChangeError) -> NotAdoptedError:
+    if isinstance(error, NameTakenError):
+        message = (
+            f"{error}, as {error.owner_id}: rename that one with `billing-sync set {error.owner_id} --name NAME`, "
+            "choose a name_source that has another name, or set UNIQUE_ORGANIZATION_NAMES=false"
+        )
+        return NotAdoptedError(message)
     field = "email" if error.field == "billing_email" else error.field
     way_out = f": choose another {field}_source, or correct it at the provider" if field in {"name", "email"} else ""
     return NotAdoptedError(f"{error}{way_out}")

@@ -162,7 +162,7 @@ def _read(texts: Mapping[str, str], name: str, parse: Callable[[str], ValueT], e
 
 def _action(text: str) -> AdoptionAction:
     for action in ADOPTION_ACTIONS:
-        if action == text.strip():
+        if action == text.strip().lower():
             return action
     message = f"{text!r} is no action; write {', '.join(ADOPTION_ACTIONS[:-1])} or {ADOPTION_ACTIONS[-1]}"
     raise UnreadableCellError("action", message)

@@ -31,7 +31,7 @@ def price_conflicts(
     if "stripe" in prices and "lago" in prices and lago_charges(match, prices):
         yield (
             f"Stripe charges {prices['stripe'].text}, and Lago charges {prices['lago'].text} to "
-            f"{match.sides['lago'].customer.payer_id}; end one of them, then discover again"
+            f"{match.sides['lago'].customer.payer_id}; end one of the two, then discover again"
         )
     for price in prices.values():
         if price.tier is None:
@@ -83,10 +83,10 @@ def likely_the_same(match: Match) -> Iterator[tuple[str, str]]:
 def _way_to_join(match: Match, likeness: Likeness) -> str:
     if likeness.provider is None or likeness.provider in match.sides:
         return "choose skip for one of them"
-    ids = {provider: side.shown_id for provider, side in match.sides.items()} | {
-        likeness.provider: likeness.customer_id
-    }
-    return f"`billing-sync adopt ORG --stripe {ids['stripe']} --lago {ids['lago']}` adopts both"
+    return (
+        "while MANAGEMENT=observe, adopt this row first with adopt-keep-price, and then the other one into the new "
+        f"organization: `billing-sync adopt NEW_ORG --{likeness.provider} {likeness.customer_id}`"
+    )
 
 
 def is_reason_to_ask(match: Match, likeness: Likeness) -> bool:

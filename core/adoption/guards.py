@@ -30,6 +30,14 @@ Objects = Mapping[Provider, ProviderObjects]
 
 _ADOPTABLE_STATUSES: Final = frozenset({"active", "trialing", "past_due"})
 DISCOVER_AGAIN: Final = "run `billing-sync adopt discover` again"
+_FOR_ONE: Final = {DISCOVER_AGAIN: "run this command again", "then discover again": "then run this command again"}
+
+
+def for_one(reason: str) -> str:
+    """The sentence of a row as `billing-sync adopt ORG` says it, which needs no table."""
+    for of_table, of_one in _FOR_ONE.items():
+        reason = reason.replace(of_table, of_one)
+    return reason
 
 
 class NotAdoptedError(Exception):
@@ -62,6 +70,8 @@ def refuse_objects(row: AdoptionRow, plan: CatalogPlan, objects: Objects, catalo
         raise NotAdoptedError(message)
     for provider, found in objects.items():
         _refuse_customer(provider, found, plan)
+    _refuse_two_charges(objects)
+    for provider, found in objects.items():
         if found.subscription is not None:
             _refuse_subscription(provider, found.subscription, plan, catalog)
     _refuse_two_charging_providers(plan, objects)
@@ -170,6 +180,20 @@ def _refuse_code(provider: Provider, item: InventoryItem, plan: CatalogPlan, cat
         raise NotAdoptedError(message)
 
 
+def _refuse_two_charges(objects: Objects) -> None:
+    """Whatever plan the row says: no plan_tier makes one of the two."""
+    stripe, lago = objects.get("stripe"), objects.get("lago")
+    if stripe is None or lago is None or stripe.item is None or lago.item is None or lago.subscription is None:
+        return
+    if lago.customer.payer_id is None or lago.subscription.is_paid_manually or lago.item.amount == 0:
+        return
+    message = (
+        f"Stripe charges {price_text(stripe.item)}, and Lago charges {price_text(lago.item)} to "
+        f"{lago.customer.payer_id}: end one of the two, then {DISCOVER_AGAIN}"
+    )
+    raise NotAdoptedError(message)
+
+
 def _refuse_two_charging_providers(plan: CatalogPlan, objects: Objects) -> None:
     stripe, lago = objects.get("stripe"), objects.get("lago")
     if plan.charged_by == "lago" and stripe is not None and stripe.subscription is not None:
@@ -181,7 +205,7 @@ def _refuse_two_charging_providers(plan: CatalogPlan, objects: Objects) -> None:
     if plan.charged_by == "stripe" and lago is not None and lago.customer.payer_id is not None:
         message = (
             f"Stripe charges for plan {plan.tier}, and Lago charges {lago.customer.payer_id}, too: remove the payer in "
-            "Lago, or set charged_by in plans.toml to `lago`"
+            "Lago"
         )
         raise NotAdoptedError(message)
 

@@ -292,9 +292,15 @@ def _several_customers(cluster: Cluster, named: Mapping[str, list[tuple[AccountC
             of = f"organization {next(iter(named))}" if named else "one customer"
             ids = ", ".join(each.shown_id for each in found)
             yield (
-                f"{of} has several customers at {PROVIDER_NAMES[provider]}: {ids}; decide which one to adopt, and "
-                "remove what names the organization from the others"
+                f"{of} has several customers at {PROVIDER_NAMES[provider]}: {ids}; decide which one to adopt: "
+                f"{_way_to_choose(provider, next(iter(named), None))}"
             )
+
+
+def _way_to_choose(provider: Provider, org_id: str | None) -> str:
+    if org_id is None:
+        return "remove what joins the others with it"
+    return f"`billing-sync adopt {org_id} --{provider} {'cus_…' if provider == 'stripe' else 'EXTERNAL_ID'}`"
 
 
 def _unusable(each: AccountCustomer) -> Iterator[str]:

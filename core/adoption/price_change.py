@@ -25,7 +25,7 @@ class PriceChange:
 
 
 def price_change(row: AdoptionRow, catalog: Catalog) -> PriceChange | None:
-    """None: the row asks for none, or it will be rejected, or its charge begins. The quantity stays."""
+    """None: the row asks for none, or it pays that already, or its charge begins. The quantity stays."""
     plan = catalog.plans.get(row.plan_tier or "")
     if row.action != "change-to-catalog" or plan is None:
         return None
@@ -34,6 +34,8 @@ def price_change(row: AdoptionRow, catalog: Catalog) -> PriceChange | None:
         return None
     is_comparable = side.currency == plan.currency
     quantity = side.quantity if side.quantity is not None else 1
+    if is_comparable and side.amount == plan.amount * quantity:
+        return None
     return PriceChange(
         row=row,
         before=side.amount if is_comparable else None,

@@ -85,7 +85,7 @@ def side_of(found: ProviderObjects) -> AdoptionSide:
         email=customer.email,
         price=item.price_id if item is not None else None,
         amount=item.amount * item.quantity if item is not None and item.amount is not None else None,
-        currency=item.currency if item is not None else customer.currency,
+        currency=item.currency if item is not None else None,
         interval=_interval(item) if item is not None else None,
         quantity=item.quantity if item is not None else None,
         coupon=", ".join(discounts) or None,

@@ -59,7 +59,8 @@ class AdoptionRow:
     """``org_id`` None: a new organization is made. ``matched_by``: the strong key; None: names or addresses only.
 
     ``plan_tier``: ours. ``difference``: what the catalog's price is above theirs for one period, in ISO minor units of
-    ``currency``; negative if it is lower; None if it is not known. ``suggestion``: what an operator may confirm.
+    ``currency``; negative if it is lower; None if it is not known. Only ``change-to-catalog`` changes that. Where
+    nobody is charged yet it is the whole price, which begins. ``suggestion``: what an operator may confirm.
     """
 
     org_id: str | None

@@ -19,6 +19,7 @@ from core.adoption.table_json import read_json, write_json
 from core.organizations.validation import ORGANIZATION_ID_PATTERN
 from core.ports.spec import PROVIDER_NAMES, Provider
 
+ERRORS_SHOWN: Final = 10
 TABLE_ENDINGS: Final = (".csv", ".json")
 APPLIED_ACTIONS: Final[frozenset[AdoptionAction]] = frozenset({"adopt", "adopt-keep-price", "change-to-catalog"})
 
@@ -79,16 +80,24 @@ def _ending(path: Path) -> str:
     return ending
 
 
-def _consistent(path: Path, rows: Iterable[tuple[str, AdoptionRow]]) -> Iterator[AdoptionRow]:
+def _consistent(path: Path, rows: Iterable[tuple[str, AdoptionRow | AdoptionTableError]]) -> Iterator[AdoptionRow]:
+    """Raises ``AdoptionTableError`` with the first errors after all rows were read."""
     organizations: dict[str, str] = {}
     customers: dict[tuple[Provider, str], str] = {}
+    errors: list[str] = []
     for place, row in rows:
+        if isinstance(row, AdoptionTableError):
+            errors.append(str(row))
+            continue
         problem = next(_problems(row), None) or _repetition(place, row, organizations, customers)
-        if problem is not None:
+        if problem is None:
+            yield row
+        else:
             column, sentence = problem
-            message = f"{path} {place}, column {column}: {sentence}"
-            raise AdoptionTableError(message)
-        yield row
+            errors.append(f"{path} {place}, column {column}: {sentence}")
+    if errors:
+        more = [f"and {len(errors) - ERRORS_SHOWN} more"] if len(errors) > ERRORS_SHOWN else []
+        raise AdoptionTableError("\n".join([*errors[:ERRORS_SHOWN], *more]))
 
 
 def _problems(row: AdoptionRow) -> Iterator[tuple[str, str]]:

@@ -51,8 +51,10 @@ def _cells_of(row: AdoptionRow) -> list[str]:
     return [written[name] for name in HEADER]
 
 
-def read_csv(path: Path) -> Iterator[tuple[str, AdoptionRow]]:
-    """Each row with its place, such as ``line 3``. Raises ``AdoptionTableError``, also after some rows."""
+def read_csv(path: Path) -> Iterator[tuple[str, AdoptionRow | AdoptionTableError]]:
+    """Each row with its place, such as ``line 3``, or what is wrong in it. Raises ``AdoptionTableError`` where nothing
+    can be read on.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             yield from _rows(path, file)
@@ -61,10 +63,13 @@ def read_csv(path: Path) -> Iterator[tuple[str, AdoptionRow]]:
         raise AdoptionTableError(message) from None
 
 
-def _rows(path: Path, file: TextIO) -> Iterator[tuple[str, AdoptionRow]]:
-    delimiter, header = _header(path, file.readline())
+def _rows(path: Path, file: TextIO) -> Iterator[tuple[str, AdoptionRow | AdoptionTableError]]:
+    first_line, first_number = file.readline(), 1
+    if first_line.strip().strip('"').lower().startswith("sep="):  # says Excel the delimiter
+        first_line, first_number = file.readline(), 2
+    delimiter, header = _header(path, first_line)
     reader = csv.reader(file, delimiter=delimiter, strict=True)
-    line = 2  # of the row that is read next
+    line = first_number + 1  # of the row that is read next
     while True:
         try:
             found = next(reader, None)
@@ -74,9 +79,16 @@ def _rows(path: Path, file: TextIO) -> Iterator[tuple[str, AdoptionRow]]:
         if found is None:
             return
         place = f"line {line}"
-        line = reader.line_num + 2
+        line = reader.line_num + first_number + 1
         if any(cell.strip() for cell in found):
-            yield place, _row(path, place, _named_cells(path, place, header, found))
+            yield place, _row_or_error(path, place, header, found)
+
+
+def _row_or_error(path: Path, place: str, header: Sequence[str], found: list[str]) -> AdoptionRow | AdoptionTableError:
+    try:
+        return _row(path, place, _named_cells(path, place, header, found))
+    except AdoptionTableError as error:
+        return error
 
 
 def _header(path: Path, first_line: str) -> tuple[str, Sequence[str]]:

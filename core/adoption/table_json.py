@@ -29,8 +29,10 @@ def write_json(file: TextIO, rows: Iterable[AdoptionRow]) -> int:
     return count
 
 
-def read_json(path: Path) -> Iterator[tuple[str, AdoptionRow]]:
-    """Each row with its place, such as ``row 3``. Raises ``AdoptionTableError``, also after some rows."""
+def read_json(path: Path) -> Iterator[tuple[str, AdoptionRow | AdoptionTableError]]:
+    """Each row with its place, such as ``row 3``, or what is wrong in it. Raises ``AdoptionTableError`` where nothing
+    can be read.
+    """
     try:
         document = json.loads(path.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError:
@@ -44,7 +46,14 @@ def read_json(path: Path) -> Iterator[tuple[str, AdoptionRow]]:
         message = f'{path} is no adoption table: it is no object with "rows"; `billing-sync adopt discover` writes one'
         raise AdoptionTableError(message)
     for number, row in enumerate(rows, 1):
-        yield f"row {number}", _row(path, number, row)
+        yield f"row {number}", _row_or_error(path, number, row)
+
+
+def _row_or_error(path: Path, number: int, row: object) -> AdoptionRow | AdoptionTableError:
+    try:
+        return _row(path, number, row)
+    except AdoptionTableError as error:
+        return error
 
 
 def _row(path: Path, number: int, row: object) -> AdoptionRow:

@@ -41,7 +41,11 @@ _INSERT_LINKS = insert(BillingLink)
 
 
 class NameTakenError(InvalidChangeError):
-    pass
+    """``owner_id``: the organization that has the name."""
+
+    def __init__(self, field: str, message: str, owner_id: str) -> None:
+        super().__init__(field, message)
+        self.owner_id = owner_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,6 +168,7 @@ def _check_name_is_free(session: Session, name: str) -> bool:
     comparison_key = name_key(name)
     acquire_advisory_locks(session, f"name:{comparison_key}")
     # This query does not flush the session. It need not: each change of a name is flushed when it is made.
-    if session.connection().scalar(_SELECT_NAME_OWNER, {"key": comparison_key}) is not None:
-        raise NameTakenError("name", f"Organization '{name}' already exists")
+    owner_id = session.connection().scalar(_SELECT_NAME_OWNER, {"key": comparison_key})
+    if owner_id is not None:
+        raise NameTakenError("name", f"Organization '{name}' already exists", owner_id)
     return False

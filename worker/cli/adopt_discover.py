@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -13,19 +14,21 @@ from rich.text import Text
 from sqlalchemy import func, select
 
 from core.adoption import table
+from core.adoption.begun_charge import begun_charge
 from core.adoption.discovery import DISCOVERY_PURPOSE, Discovery
 from core.adoption.discovery_store import DiscoveryStage, DiscoveryTakenOverError
 from core.adoption.proposal import ProposalRules
 from core.adoption.row import ADOPTION_ACTIONS, AdoptionAction, AdoptionRow
 from core.adoption.table_errors import AdoptionTableError
+from core.catalog.plans import Catalog
 from core.db.database import Database
 from core.db.models.organizations import Organization
 from core.ports.spec import PROVIDER_NAMES
-from core.reconcile.account_guard import WrongAccountError
 from core.reconcile.low_priority_reader import LowPriorityReader
 from tasks.base import Runtime
 from worker.cli import descriptions, output
-from worker.cli.exit_codes import CommandFailedError
+from worker.cli.adopt_table import show_interruption
+from worker.cli.exit_codes import CommandFailedError, UsageError
 from worker.cli.output import Column
 from worker.cli.progress import OnProgress, progress_bar
 from worker.cli.worker_runtime import open_worker_runtime
@@ -43,7 +46,7 @@ _DISCOVERY_STAGE_LABELS: Final[dict[DiscoveryStage, str]] = {
     "missing": "organizations without a customer",
 }
 _ACTION_MEANINGS: Final[dict[AdoptionAction, str]] = {
-    "adopt": "at the catalog's price; nothing changes",
+    "adopt": "at the catalog's price, or without a subscription",
     "adopt-keep-price": "at another price, which it keeps",
     "change-to-catalog": "gets the catalog's price",
     "skip": "stays outside of billing-sync",
@@ -62,22 +65,25 @@ def discover(
 
     A run that was interrupted goes on where it was. The table is for its owner only, and never replaces a file.
 
-    JSON: {"file", "rows", "actions": {action: count}, "managed"}. "managed": organizations that have nothing left to
-    adopt.
+    JSON: {"file", "rows", "actions": {action: count}, "begins", "managed"}. "begins": rows that would be adopted and
+    are not charged yet, and are once managed. "managed": organizations that have nothing left to adopt.
     """
-    with _failures_as_messages_of(out), open_worker_runtime() as runtime:
+    with failures_as_messages_of(out), open_worker_runtime() as runtime:
         discovery = _discovery(runtime)
         with progress_bar() as on_progress:
             run = discovery.run(_on_stage(runtime.database, on_progress))
-        conflicts: list[AdoptionRow] = []
-        count = table.write_table(out, _noting_conflicts(discovery.rows(run), conflicts))
+        found = _FoundRows(runtime.catalog)
+        count = table.write_table(out, found.noting(discovery.rows(run)))
         actions = discovery.counts(run)
         discovery.end(run)
     if as_json:
-        output.show_json({"file": str(out), "rows": count, "actions": actions, "managed": run.managed})
+        output.show_json(
+            {"file": str(out), "rows": count, "actions": actions, "begins": found.starting, "managed": run.managed}
+        )
         return
     _show_summary(out, count, actions, run.managed)
-    _show_conflicts(conflicts, actions["conflict"])
+    _show_begun(found.starting)
+    _show_conflicts(found.conflicts, actions["conflict"])
     if any(actions[action] for action in table.APPLIED_ACTIONS):
         command = f"`billing-sync adopt apply {out} --dry-run`"
         output.show("", "Read the table, correct what is not right, and then:", command)
@@ -97,12 +103,17 @@ def _discovery(runtime: Runtime) -> Discovery:
 
 
 @contextmanager
-def _failures_as_messages_of(out: Path) -> Iterator[None]:
+def failures_as_messages_of(out: Path) -> Iterator[None]:
     try:
         table.refuse_unwritable(out)
         yield
-    except (AdoptionTableError, DiscoveryTakenOverError, WrongAccountError) as error:
+    except AdoptionTableError as error:
+        raise UsageError(str(error)) from error
+    except DiscoveryTakenOverError as error:
         raise CommandFailedError(str(error)) from error
+    except KeyboardInterrupt:
+        show_interruption("No table is written")
+        raise
 
 
 def _on_stage(database: Database, on_progress: OnProgress) -> Callable[[DiscoveryStage, int], None]:
@@ -116,12 +127,28 @@ def _on_stage(database: Database, on_progress: OnProgress) -> Callable[[Discover
     return on_step
 
 
-def _noting_conflicts(rows: Iterable[AdoptionRow], conflicts: list[AdoptionRow]) -> Iterator[AdoptionRow]:
-    """The same rows; the first conflicts are added to the list."""
-    for row in rows:
-        if row.action == "conflict" and len(conflicts) < CONFLICTS_SHOWN:
-            conflicts.append(row)
-        yield row
+@dataclass(slots=True)
+class _FoundRows:
+    """What the summary says about the rows, without all of them. ``starting``: how many begin to be charged."""
+
+    catalog: Catalog
+    conflicts: list[AdoptionRow] = field(default_factory=list)
+    starting: int = 0
+
+    def noting(self, rows: Iterable[AdoptionRow]) -> Iterator[AdoptionRow]:
+        """The same rows."""
+        for row in rows:
+            if row.action == "conflict" and len(self.conflicts) < CONFLICTS_SHOWN:
+                self.conflicts.append(row)
+            self.starting += begun_charge(row, self.catalog) is not None
+            yield row
+
+
+def _show_begun(begun: int) -> None:
+    if begun == 1:
+        output.show("", "One of those to adopt has no subscription: one begins, and is charged, once it is managed.")
+    elif begun:
+        output.show("", f"{begun} of those to adopt have no subscription: one begins, and is charged, once managed.")
 
 
 def _show_summary(out: Path, count: int, actions: dict[AdoptionAction, int], managed: int) -> None:

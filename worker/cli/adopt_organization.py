@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Final
 
 import typer
@@ -14,7 +15,7 @@ from rich.text import Text
 from core.adoption import adoption, payer
 from core.adoption import release as adoption_release
 from core.adoption.adopter import Adopter, AdoptionResult
-from core.adoption.guards import NotAdoptedError
+from core.adoption.guards import NotAdoptedError, for_one
 from core.adoption.prices import catalog_text
 from core.adoption.proposal import ProposalRules
 from core.adoption.release import Release
@@ -42,6 +43,8 @@ _RELEASE_TEXTS: Final[dict[Release, str]] = {
     "released_before": "It was given back before. Nothing was changed.",
     "not_adopted": "",
 }
+
+_NOT_ADOPTABLE: Final[frozenset[AdoptionAction]] = frozenset({"conflict", "skip"})
 
 
 def adopt(  # noqa: PLR0913 - its options
@@ -88,11 +91,19 @@ def adopt(  # noqa: PLR0913 - its options
         if (sentence := _adopted_before(runtime, org_id, row)) is not None:
             output.show(*row_lines(row, is_proposed=False), sentence)
             return
-        output.show(*row_lines(row))
+        # The reason of a conflict is the error, which says it once.
+        output.show(*row_lines(row, is_proposed=row.action not in _NOT_ADOPTABLE))
         row = _chosen(row, choice, _command(org_id, named, their_plan=their_plan), runtime.catalog)
-        adopt_table.confirm_charges(runtime, [row], yes=yes)
-        (result,) = adopter.apply([row])
+        result = _applied(runtime, adopter, row, yes=yes)
     _show_result(result, org_id)
+
+
+def _applied(runtime: Runtime, adopter: Adopter, row: AdoptionRow, *, yes: bool) -> AdoptionResult:
+    confirmed = partial(adopt_table.confirm_charges, runtime, yes=yes)
+    results, failure = adopt_table.apply_confirmed(runtime, adopter, [row], None, confirmed)
+    if failure is not None:
+        raise failure
+    return results[0]
 
 
 def _proposed(runtime: Runtime, adopter: Adopter, org_id: str, given: dict[Provider, str]) -> AdoptionRow:
@@ -100,7 +111,7 @@ def _proposed(runtime: Runtime, adopter: Adopter, org_id: str, given: dict[Provi
     try:
         return SingleRow(database=runtime.database, read=adopter.read, rules=rules).propose(org_id, given)
     except NotAdoptedError as error:
-        raise CommandFailedError(error.reason) from error
+        raise CommandFailedError(for_one(error.reason)) from error
 
 
 def _adopted_before(runtime: Runtime, org_id: str, row: AdoptionRow) -> str | None:
@@ -139,7 +150,7 @@ def _price_sentence(link: BillingLink, row: AdoptionRow, plan: CatalogPlan) -> s
 def _way_to_adopt_anew(row: AdoptionRow, option: str, effect: str) -> str:
     org_id = str(row.org_id)
     release_command = f"`billing-sync adopt release {org_id}`"
-    if row.action in {"conflict", "skip"}:
+    if row.action in _NOT_ADOPTABLE:
         return f"{release_command} gives it back; before it could be adopted again: {row.reason}."
     return f"{release_command}, and then {adopt_command(org_id, {}, option)}, {effect}."
 
@@ -154,8 +165,8 @@ def _chosen(
     row: AdoptionRow, choice: AdoptionAction | None, command: Callable[[str], str], catalog: Catalog
 ) -> AdoptionRow:
     """With the operator's choice, where there is one to make. Raises ``CommandFailedError`` or ``UsageError``."""
-    if row.action in {"conflict", "skip"}:
-        message = f"it was not adopted: {row.reason}"
+    if row.action in _NOT_ADOPTABLE:
+        message = f"it was not adopted: {for_one(row.reason)}"
         raise CommandFailedError(message)
     if row.action == "adopt":
         return row
@@ -177,7 +188,7 @@ def _show_result(result: AdoptionResult, org_id: str) -> None:
         output.show("Adopted. Nothing was written at a provider.", *map(_indented, result.remarks))
         output.show(*stored_change.lines(settings_of.read(), org_id))
     else:
-        message = f"{org_id} was not adopted: {result.reason}"
+        message = f"{org_id} was not adopted: {for_one(result.reason or '')}"
         raise CommandFailedError(message)
 
 

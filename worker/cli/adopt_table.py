@@ -42,7 +42,7 @@ _KIND_TEXTS: Final[dict[AdoptionResultKind, str]] = {
     "adopted": "adopted",
     "already_adopted": "adopted before",
     "left": "left",
-    "rejected": "refused",
+    "rejected": "rejected",
     "skipped": "skipped",
     "not_tried": "not tried",
 }
@@ -70,7 +70,7 @@ def apply(  # noqa: PLR0913 - its options
     `change-to-catalog` changes in a price is shown first, with --limit of those rows that it allows; it changes once
     the organization is managed. Safe to repeat: what is adopted already stays as it is.
 
-    Exit code 0: each row that is to be adopted is; 1: a row was left or refused, see the output.
+    Exit code 0: each row that is to be adopted is; 1: a row was left or rejected, see the output.
 
     JSON: {"results": [{"org_id", "name", "customers": {provider: id}, "action", "result", "reason", "remarks"}]}. What
     is to be confirmed is on standard error.
@@ -80,11 +80,7 @@ def apply(  # noqa: PLR0913 - its options
         confirm_accounts(runtime)
         adopter = adopter_of(runtime, "adopt apply", with_marks=not without_marks, is_dry_run=dry_run)
         confirmed = partial(confirm_charges, runtime, yes=yes or dry_run, on_stderr=as_json)
-        if limit is None or not _charge_lines(runtime, rows):
-            confirmed(rows)
-            results, failure = _apply(adopter, rows, limit)
-        else:
-            results, failure = _apply_confirmed(adopter, rows, limit, confirmed)
+        results, failure = apply_confirmed(runtime, adopter, rows, limit, confirmed)
     if as_json:
         output.show_json({"results": [result_json(each) for each in results]})
     else:
@@ -137,10 +133,20 @@ def confirm_charges(runtime: Runtime, rows: Sequence[AdoptionRow], *, yes: bool,
 
 def _charge_lines(runtime: Runtime, rows: Sequence[AdoptionRow]) -> list[str]:
     catalog = runtime.catalog
-    new = [row for row in rows if not _is_adopted(runtime.database, row)]
-    changes = list(filter(None, (price_change.price_change(row, catalog) for row in new)))
-    begun = list(filter(None, (begun_charge.begun_charge(row, catalog) for row in new)))
+    changes = list(filter(None, (price_change.price_change(row, catalog) for row in rows)))
+    begun = list(filter(None, (begun_charge.begun_charge(row, catalog) for row in rows)))
     return [*(price_change_lines(changes) if changes else ()), *(begun_lines(begun) if begun else ())]
+
+
+def _charged_rows(runtime: Runtime, rows: Sequence[AdoptionRow]) -> list[AdoptionRow]:
+    """Those that change in what is paid, unless they are adopted already."""
+    catalog = runtime.catalog
+    charged = [
+        row
+        for row in rows
+        if price_change.price_change(row, catalog) is not None or begun_charge.begun_charge(row, catalog) is not None
+    ]
+    return [row for row in charged if not _is_adopted(runtime.database, row)]
 
 
 def _is_adopted(database: Database, row: AdoptionRow) -> bool:
@@ -176,46 +182,63 @@ def begun_lines(charges: Sequence[BegunCharge]) -> Iterator[str]:
         yield f"In all {amount_text(amount_in_all, currency)} {interval}"
 
 
-def _apply_confirmed(
-    adopter: Adopter, rows: Sequence[AdoptionRow], limit: int, confirmed: Callable[[Sequence[AdoptionRow]], None]
+def apply_confirmed(
+    runtime: Runtime,
+    adopter: Adopter,
+    rows: Sequence[AdoptionRow],
+    limit: int | None,
+    confirmed: Callable[[Sequence[AdoptionRow]], None],
 ) -> tuple[list[AdoptionResult], ProviderError | None]:
-    """Which rows the limit allows is known only once they were read: a row that is left does not count.
+    """Only amounts of rows that are then adopted are confirmed, so those are read and checked before.
 
-    So all is read and checked before, and then exactly those are adopted whose amounts were confirmed. Raises
-    ``ProviderError`` if they cannot be read.
+    Which rows a limit allows is known only once all were read: a row that is left does not count. A row that the check
+    refused is not tried again, because its amount was not confirmed. Raises ``ProviderError`` if it cannot be read.
     """
-    checked, failure = _apply(replace(adopter, is_dry_run=True), rows, limit, "checking")
+    charged = _charged_rows(runtime, rows)
+    if not charged:
+        return apply_rows(adopter, rows, limit)
+    to_check = charged if limit is None and not adopter.is_dry_run else rows
+    checked, failure = apply_rows(replace(adopter, is_dry_run=True), to_check, limit, "checking")
     if failure is not None:
         raise failure
-    chosen = [each.row for each in checked if each.kind == "adopted"]
-    confirmed(chosen)
+    confirmed([each.row for each in checked if each.kind == "adopted"])
     if adopter.is_dry_run:
         return checked, None
-    applied, failure = _apply(adopter, chosen, None)
+    not_chosen = {id(each.row): each for each in checked if each.kind != "adopted"}
+    applied, failure = apply_rows(adopter, [row for row in rows if id(row) not in not_chosen], None)
     remaining = iter(applied)
     results: list[AdoptionResult] = []
-    for each in checked:
-        result = next(remaining, None) if each.kind == "adopted" else each
+    for row in rows:
+        result = not_chosen.get(id(row)) or next(remaining, None)
         if result is None:
             break
         results.append(result)
     return results, failure
 
 
-def _apply(
+def apply_rows(
     adopter: Adopter, rows: Sequence[AdoptionRow], limit: int | None, activity: str = "adopting"
 ) -> tuple[list[AdoptionResult], ProviderError | None]:
     """The results, and why there are no more of them."""
     results: list[AdoptionResult] = []
-    with progress_bar() as on_progress:
-        on_progress(activity, 0, len(rows))
-        try:
+    try:
+        with progress_bar() as on_progress:
+            on_progress(activity, 0, len(rows))
             for result in adopter.apply(rows, limit):
                 results.append(result)
                 on_progress(activity, len(results), len(rows))
-        except ProviderError as error:
-            return results, error
+    except ProviderError as error:
+        return results, error
+    except KeyboardInterrupt:
+        adopted = 0 if adopter.is_dry_run else sum(each.kind in {"adopted", "already_adopted"} for each in results)
+        show_interruption(f"{adopted} {'is' if adopted == 1 else 'are'} adopted")
+        raise
     return results, None
+
+
+def show_interruption(what: str) -> None:
+    """After Ctrl-C, in one line."""
+    output.stderr_console().print(f"Stopped. {what}; the same command goes on.", markup=False, soft_wrap=True)
 
 
 def row_name(row: AdoptionRow) -> str:
@@ -239,18 +262,19 @@ def result_json(result: AdoptionResult) -> dict[str, object]:
 def _result_lines(results: Sequence[AdoptionResult], *, is_dry_run: bool) -> Iterator[RenderableType]:
     for each in results:
         if each.kind in _NOT_ADOPTED or each.remarks:
-            yield from result_lines(each)
+            yield from result_lines(each, is_dry_run=is_dry_run)
             yield ""
     yield _summary(results, is_dry_run=is_dry_run)
 
 
-def result_lines(result: AdoptionResult) -> Iterator[RenderableType]:
+def result_lines(result: AdoptionResult, *, is_dry_run: bool = False) -> Iterator[RenderableType]:
     """Who it is and what became of it, and why and what follows below."""
     ids = ", ".join(
         f"{PROVIDER_NAMES[provider]} {side.external_customer_id or side.customer_id}"
         for provider, side in result.row.sides.items()
     )
-    yield Text.assemble((row_name(result.row), "bold"), f"  {ids}: {_KIND_TEXTS[result.kind]}")
+    kind = "would be adopted" if is_dry_run and result.kind == "adopted" else _KIND_TEXTS[result.kind]
+    yield Text.assemble((row_name(result.row), "bold"), f"  {ids}: {kind}")
     for sentence in filter(None, [result.reason, *result.remarks]):
         yield Padding(Text(sentence), (0, 0, 0, 2), expand=False)
 

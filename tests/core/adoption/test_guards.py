@@ -18,7 +18,7 @@ from core.db.models.providers import ProviderStatus
 from core.events.event_types import ChangeContext
 from core.organizations import commands
 from core.organizations.commands import NewOrganization
-from core.ports.spec import Provider
+from core.ports.spec import PROVIDERS, Provider
 from sandbox.server import Sandbox
 from tests.support.adoption_harness import AdoptionHarness
 from tests.support.sync_world import SyncWorld
@@ -159,8 +159,9 @@ def assert_new_is_refused(theirs: AdoptionHarness, row: AdoptionRow, owner: str)
 
 
 def test_the_name_of_another_organization_is_refused(theirs: AdoptionHarness, row: AdoptionRow) -> None:
-    theirs.world.create("Acme at Lago", "starter")
-    assert_refused(theirs, row, "rejected", "Organization 'Acme at Lago' already exists: choose another name_source")
+    other = theirs.world.create("Acme at Lago", "starter")
+    way_out = f"as {other}: rename that one with `billing-sync set {other} --name NAME`, choose a name_source that has"
+    assert_refused(theirs, row, "rejected", f"Organization 'Acme at Lago' already exists, {way_out} another name")
 
 
 def price_of(theirs: AdoptionHarness, tier: str = "professional") -> dict[str, object]:
@@ -174,12 +175,25 @@ def test_both_providers_must_not_charge(theirs: AdoptionHarness) -> None:
     price = price_of(theirs)
     theirs.world.sandbox.preload_stripe_subscription(stripe, str(price["id"]))
     found = theirs.row(stripe=stripe, lago=lago, org_id=theirs.world.create("Acme", "professional"))
+    for provider in PROVIDERS:
+        theirs.world.set_charging_provider(provider)
+        for tier in ("starter", "professional"):
+            assert_refused(
+                theirs, replace(found, plan_tier=tier), "rejected", "to cus_theirs: end one of the two, then run"
+            )
+    at_stripe = replace(found, sides={"stripe": found.sides["stripe"]})
     theirs.world.set_charging_provider("lago")
     assert_refused(
-        theirs, found, "rejected", "Lago charges for plan professional, and Stripe charges for subscription sub_"
+        theirs, at_stripe, "rejected", "Lago charges for plan professional, and Stripe charges for subscription sub_"
     )
+
+
+def test_a_payer_in_lago_is_refused_without_changing_who_charges_for_everybody(theirs: AdoptionHarness) -> None:
     theirs.world.set_charging_provider("stripe")
-    assert_refused(theirs, found, "rejected", "Stripe charges for plan professional, and Lago charges cus_theirs, too")
+    stripe, lago = theirs.stripe_customer(), theirs.lago_customer()
+    theirs.world.sandbox.preload_stripe_subscription(stripe, str(price_of(theirs)["id"]))
+    result = theirs.adopt(theirs.row(stripe=stripe, lago=lago))
+    assert str(result.reason).endswith("and Lago charges cus_theirs, too: remove the payer in Lago")
 
 
 def test_where_stripe_charges_its_subscription_is_what_is_paid(theirs: AdoptionHarness) -> None:

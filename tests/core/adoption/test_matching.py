@@ -148,7 +148,10 @@ def test_what_strong_keys_join_is_one_match(
         (
             [stripe(marks="org_1"), stripe("cus_2", marks="org_1")],
             [organization()],
-            "organization org_1 has several customers at Stripe: cus_1, cus_2",
+            (
+                "organization org_1 has several customers at Stripe: cus_1, cus_2; decide which one to adopt: "
+                "`billing-sync adopt org_1 --stripe cus_…`"
+            ),
         ),
         (
             [lago("org_1"), lago("acct-2")],

@@ -308,10 +308,11 @@ def test_names_and_addresses_are_suggestions(likeness: Likeness, action: str, su
     assert proposed(stripe(subscription(PRO)), org=organization("pro"), likenesses=(likeness,)).action == "adopt"
 
 
-def test_what_may_be_one_at_both_providers_is_adopted_by_one_command() -> None:
+def test_what_may_be_one_at_both_providers_is_adopted_one_after_the_other() -> None:
     at_lago = Likeness(similarity="name", provider="lago", customer_id="b")
     reason = proposed(stripe(subscription(PRO)), likenesses=(at_lago,)).reason
-    assert "`billing-sync adopt ORG --stripe cus_1 --lago b` adopts both" in reason
+    assert "adopt this row first with adopt-keep-price, and then the other one into the new organization: " in reason
+    assert "`billing-sync adopt NEW_ORG --lago b`; if not, choose adopt-keep-price" in reason
     at_stripe = Likeness(similarity="name", provider="stripe", customer_id="cus_2")
     assert "choose skip for one of them" in proposed(stripe(subscription(PRO)), likenesses=(at_stripe,)).reason
 
@@ -331,6 +332,10 @@ def test_theirs_is_what_counts_unless_an_organization_cannot_have_it(
     row = proposed(*sides, org=org)
     assert (row.name_source, row.email_source) == (name_source, email_source)
     assert row.our_name == ("Ours" if org else None)
+
+
+def test_without_a_subscription_nothing_is_paid_in_any_currency() -> None:
+    assert proposed(stripe(currency="USD")).sides["stripe"].currency is None
 
 
 def test_the_catalogs_price_is_never_proposed_for_another_one() -> None:

@@ -225,6 +225,26 @@ def test_what_a_spreadsheet_saves_in_its_own_way_reads_back(table: Path, dialect
     assert read_table(resaved(table, lambda _: None, **dialect)) == [ROW]
 
 
+def test_a_first_line_that_names_the_delimiter_and_an_action_with_a_capital_read_back(table: Path) -> None:
+    resaved(table, set_cell("action", "Adopt-Keep-Price"), delimiter=";")
+    table.write_bytes(b"sep=;\r\n" + table.read_bytes())
+    assert read_table(table) == [ROW]
+    table.write_bytes(table.read_bytes().replace(b"Adopt-Keep-Price", b"adpot"))
+    assert refused(table).startswith("FILE line 3, column action:")
+
+
+@pytest.mark.parametrize("ending", ["csv", "json"])
+def test_ten_errors_are_shown_and_the_number_of_the_others(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"adopt.{ending}"
+    rows = [replace(ROW, org_id=None, sides={"stripe": replace(STRIPE, customer_id=f"cus_{n}")}) for n in range(13)]
+    write_table(path, [replace(row, name_source="ours") for row in rows])
+    lines = refused(path).splitlines()
+    assert [line.split(",")[0] for line in lines[:2]] == (
+        ["FILE line 2", "FILE line 3"] if ending == "csv" else ["FILE row 1", "FILE row 2"]
+    )
+    assert (len(lines), lines[-1]) == (11, "and 3 more")
+
+
 def test_columns_in_another_order_empty_lines_and_empty_columns_do_no_harm(table: Path) -> None:
     def change(found: list[list[str]]) -> None:
         for line in found:

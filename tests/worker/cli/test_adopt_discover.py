@@ -15,8 +15,9 @@ from core.catalog.plans import DEFAULT_PLANS_FILE
 from sandbox.server import Sandbox
 from tests.support.adoption_harness import AdoptionHarness
 from tests.support.sync_world import SyncWorld
+from worker.cli import adopt_discover
 from worker.cli.app import app as commands
-from worker.cli.exit_codes import CommandFailedError
+from worker.cli.exit_codes import UsageError
 
 Type = Callable[..., Result]
 
@@ -86,6 +87,7 @@ def test_programs_get_the_counts(business: AdoptionHarness, types: Type, tmp_pat
         "file": str(out),
         "rows": 9,
         "actions": {"adopt": 1, "adopt-keep-price": 0, "change-to-catalog": 0, "skip": 1, "conflict": 7},
+        "begins": 0,
         "managed": 0,
     }
     assert result.stderr == ""
@@ -103,13 +105,30 @@ def test_a_table_that_discover_wrote_is_one_that_apply_takes(
     assert {row.action for row in read_table(tmp_path / "again.csv")} == {"skip", "conflict"}
 
 
+def test_what_begins_to_be_charged_has_a_count_of_its_own(theirs: AdoptionHarness, types: Type, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        org_id = theirs.world.create(name, "professional")
+        theirs.world.set_customer_id(org_id, "stripe", theirs.stripe_customer(f"cus_{name}"))
+    shown = types("adopt", "discover", "--out", str(tmp_path / "adopt.csv"))
+    begins = "2 of those to adopt have no subscription: one begins, and is charged, once managed."
+    assert begins in " ".join(shown.stdout.split())
+    programs = types("adopt", "discover", "--out", str(tmp_path / "adopt.json"), "--json")
+    assert json.loads(programs.stdout)["begins"] == 2
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyboardInterrupt), adopt_discover.failures_as_messages_of(tmp_path / "adopt.csv"):
+        raise KeyboardInterrupt
+    assert capsys.readouterr().err == "Stopped. No table is written; the same command goes on.\n"
+
+
 def test_an_existing_file_is_refused_before_anything_is_read(
     business: AdoptionHarness, types: Type, tmp_path: Path
 ) -> None:
     out = tmp_path / "adopt.csv"
     out.write_text("mine")
     result = types("adopt", "discover", "--out", str(out))
-    assert isinstance(result.exception, CommandFailedError)
+    assert isinstance(result.exception, UsageError)
     assert "exists already and is never replaced" in str(result.exception)
     assert out.read_text() == "mine"
     assert business.world.sandbox.calls() == []

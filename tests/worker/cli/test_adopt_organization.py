@@ -148,6 +148,8 @@ def test_another_plan_is_a_conflict_with_both_amounts(theirs: AdoptionHarness, t
     assert isinstance(conflict.exception, CommandFailedError)
     message = str(conflict.exception)
     assert "99.00 USD a month" in message
+    assert "then run this command again" in message
+    assert "→ conflict" not in conflict.stdout
     assert "49.00 USD a month" in message
     assert ownerships(theirs, org_id) == ["ours", "ours"]
     assert theirs.writes() == []

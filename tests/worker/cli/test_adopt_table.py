@@ -12,14 +12,18 @@ import pytest
 from sqlalchemy import select
 from typer.testing import CliRunner, Result
 
+from core.adoption.adopter import ReadT
 from core.adoption.price_change import price_change, totals
 from core.adoption.row import AdoptionRow
-from core.adoption.table import write_table
+from core.adoption.table import read_table, write_table
 from core.catalog.plans import DEFAULT_PLANS_FILE
 from core.db.models.billing_links import BillingLink
+from core.ports.inventory import Inventory
+from core.ports.spec import Provider
 from sandbox.server import Sandbox
 from tests.support.adoption_harness import AdoptionHarness
 from tests.support.sync_world import SyncWorld
+from worker.cli import adopt_table
 from worker.cli.app import app as commands
 from worker.cli.exit_codes import UsageError
 
@@ -86,6 +90,7 @@ def test_each_row_has_a_result_and_nothing_is_written_at_a_provider(
 def test_a_dry_run_stores_nothing_and_a_limit_goes_on_where_the_last_one_ended(types: Type, table: Path) -> None:
     dry = types("adopt", "apply", str(table), "--dry-run")
     assert "Nothing was stored. It would be: 2 adopted, 1 left" in " ".join(dry.stdout.split())
+    assert "Lago third: would be adopted Lago charges nobody" in " ".join(dry.stdout.split())
     first = types("adopt", "apply", str(table), "--limit", "1", "--json")
     assert [kind for _, kind in results_of(first)] == ["adopted", "not_tried", "not_tried"]
     second = types("adopt", "apply", str(table), "--limit", "1", "--json")
@@ -188,6 +193,33 @@ def test_the_total_of_all_changes_counts_quantities_and_says_what_it_leaves_out(
     assert [each.difference for each in changes] == [900, 2700, None]
     assert totals(changes) == {("USD", "monthly"): 3600}
     assert price_change(rows[0], theirs.world.catalog) is None
+    listed = replace(at_price(theirs, "cus_listed", 4900, 1), action="change-to-catalog")
+    assert price_change(listed, theirs.world.catalog) is None
+
+
+def test_amounts_of_rows_that_are_then_left_are_not_confirmed(
+    theirs: AdoptionHarness, types: Type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CHARGED_BY", "stripe")
+    file = to_catalog(theirs, tmp_path, 4000, 3000)
+    theirs.world.sandbox.patch("stripe", "customers", "cus_3000", name="Renamed")
+    applied = types("adopt", "apply", str(file), "--yes")
+    assert "1 price will change to the catalog's" in applied.stdout
+    assert "cus_3000: 30.00" not in applied.stdout
+    assert "1 adopted, 1 left" in applied.stdout
+
+
+def test_ctrl_c_says_how_far_it_came(theirs: AdoptionHarness, table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = read_table(table)
+
+    def read(provider: Provider, read_inventory: Callable[[Inventory], ReadT]) -> ReadT:
+        if ownerships(theirs):
+            raise KeyboardInterrupt
+        return theirs.read(provider, read_inventory)
+
+    with pytest.raises(KeyboardInterrupt):
+        adopt_table.apply_rows(replace(theirs.adopter(), read=read), rows, None)
+    assert capsys.readouterr().err == "Stopped. 1 is adopted; the same command goes on.\n"
 
 
 def test_what_begins_to_charge_is_confirmed_before_anything_is_stored(
