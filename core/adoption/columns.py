@@ -1,7 +1,8 @@
 """The columns of the adoption table: which value of a row each one has, and how its cell is written and read.
 
 An operator may change five of the first six. The others say what was found, and come back as they were written. The
-second one, ``row``, ties the first ones to the others: who sorts the first ones alone is refused.
+second one, ``row``, ties the first ones to the others: who sorts the first ones alone is refused. So is who sorts
+``org_id`` alone, by ``proposed_org_id`` (``table``).
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ _ROW_COLUMNS: Final[Mapping[str, Callable[[AdoptionRow], str]]] = {
     "email_source": lambda row: row.email_source,
     "reason": lambda row: row.reason,
     "suggestion": lambda row: row.suggestion or "",
+    "proposed_org_id": lambda row: row.proposed_org_id or "",
     "matched_by": lambda row: row.matched_by or "",
     "difference": lambda row: cells.difference_cell(row.difference, row.currency),
     "our_name": lambda row: row.our_name or "",
@@ -119,6 +121,7 @@ def row_of(texts: Mapping[str, str]) -> AdoptionRow:
         action=_action(texts["action"]),
         reason=texts["reason"],
         suggestion=texts["suggestion"] or None,
+        proposed_org_id=texts["proposed_org_id"] or None,
     )
 
 

@@ -1,7 +1,8 @@
 """A discovery: lists both accounts, joins what belongs together, and proposes a row for each organization.
 
-It only reads at the providers. Each step is stored before the next one starts, so any process can resume a run that was
-killed. No transaction is open during a request, and memory holds one page, or one batch of customers.
+It only reads at the providers. Organizations of ours that may be one with a customer in a conflict are observed until
+that is decided (``suggested_organizations``). Each step is stored before the next one starts, so any process can resume
+a run that was killed. No transaction is open during a request, and memory holds one page, or one batch of customers.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Final
 from sqlalchemy import exists, or_, select
 from sqlalchemy.orm import Session
 
-from core.adoption import discovery_listings, discovery_store
+from core.adoption import discovery_listings, discovery_store, suggested_organizations
 from core.adoption.clusters import ClusterFinder, load_organizations
 from core.adoption.discovery_listings import CustomerKey
 from core.adoption.discovery_store import DiscoveryRun, DiscoveryStage
@@ -32,6 +33,7 @@ from core.db.database import Database
 from core.db.models.adoption import DiscoveryProposal
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
+from core.events.event_types import BY_SYSTEM, Cause, ChangeContext
 from core.ports.inventory import Inventory, InventoryCustomer, InventoryDiscount, InventorySubscription
 from core.ports.observed import ObservedPage
 from core.ports.spec import PROVIDERS, Provider
@@ -41,6 +43,7 @@ from core.reconcile.low_priority_reader import LowPriorityReader
 ORGANIZATIONS_PER_DISCOVERY_STEP: Final = 500
 CUSTOMERS_PER_DISCOVERY_STEP: Final = 200
 MAX_LIKENESSES_OF_A_MATCH: Final = 10
+SUGGESTED_PER_TRANSACTION: Final = 100
 DISCOVERY_PURPOSE: Final = "discovery"
 _GOES_ON: Final = "goes on"  # the cursor of matching, which takes whatever is not matched yet
 
@@ -59,6 +62,7 @@ class Discovery:
     account_guard: AccountGuard
     rules: ProposalRules
     clock: Clock
+    cause: Cause = BY_SYSTEM
 
     def run(self, on_progress: OnDiscoveryProgress = _ignore_discovery_progress) -> DiscoveryRun:
         """Runs or resumes a discovery until everything is proposed. A page is not read again, but matching begins anew.
@@ -73,6 +77,7 @@ class Discovery:
         while run.stage is not None:
             on_progress(run.stage, run.processed)
             self.step(run)
+        self._observe_undecided(run)
         return run
 
     def counts(self, run: DiscoveryRun) -> dict[AdoptionAction, int]:
@@ -131,11 +136,26 @@ class Discovery:
         matches = [each for cluster in clusters for each in matches_of(cluster) if not _keys_of(each) <= before]
         rows = [propose(_with_likenesses(each, likenesses), self.rules) for each in matches if not is_managed(each)]
         run.managed += len(matches) - len(rows)
+        undecided = {key for row in rows if _is_undecided(row) for key in _row_keys(row)}
         with self.database.write() as session:
+            run.suggested |= discovery_listings.like_organizations(
+                session, run.id, [each.customer for key, each in customers.items() if key in undecided]
+            )
             discovery_store.add_proposals(session, run, rows)
             discovery_listings.mark_matched(session, run.id, customers)
             run.advance(_GOES_ON if seeds else None, len(customers.keys() - before))
             discovery_store.save_progress(session, run)
+
+    def _observe_undecided(self, run: DiscoveryRun) -> None:
+        """Before the table is written. One that a row adopts is not in question: its own customer was found."""
+        with self.database.read() as session:
+            suggested = sorted(run.suggested - discovery_store.adopted_org_ids(session, run))
+        for first in range(0, len(suggested), SUGGESTED_PER_TRANSACTION):
+            org_ids = suggested[first : first + SUGGESTED_PER_TRANSACTION]
+            with self.database.write() as session:
+                discovery_store.save_progress(session, run)
+                change = ChangeContext(session, self.clock(), self.cause)
+                run.observed += suggested_organizations.observe_undecided(change, org_ids)
 
     def _missing_step(self, run: DiscoveryRun) -> None:
         """Organizations whose links name a customer that neither account lists."""
@@ -169,6 +189,15 @@ def _page(inventory: Inventory, stage: DiscoveryStage, cursor: str | None) -> Li
 
 def _keys_of(match: Match) -> set[CustomerKey]:
     return {(provider, side.customer.id) for provider, side in match.sides.items()}
+
+
+def _is_undecided(row: AdoptionRow) -> bool:
+    """Whether somebody may pay for it already, and nobody knows which organization it is."""
+    return row.action == "conflict" and row.org_id is None
+
+
+def _row_keys(row: AdoptionRow) -> set[CustomerKey]:
+    return {(provider, side.customer_id) for provider, side in row.sides.items()}
 
 
 def _with_likenesses(match: Match, likenesses: Mapping[CustomerKey, list[Likeness]]) -> Match:
@@ -215,4 +244,5 @@ def _missing_row(organization: AdoptionOrganization, missing: Sequence[Provider]
         our_email=organization.email,
         action="conflict",
         reason=missing_customer(organization, missing[0]),
+        proposed_org_id=organization.id,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, Literal
 
@@ -168,7 +168,7 @@ def likenesses(
         like = (provider, object_id, external_id or object_id)
         by_name.setdefault(name or "", []).append(like)
         by_email.setdefault(email or "", []).append(like)
-    org_ids = _existing_org_ids(session, customers)
+    org_ids = _existing_org_ids(session, [each.customer for each in customers.values()])
     found: dict[CustomerKey, list[Likeness]] = {}
     for key, (name, email) in keys.items():
         likes = [
@@ -182,8 +182,26 @@ def likenesses(
     return found
 
 
-def _existing_org_ids(session: Session, customers: Mapping[CustomerKey, AccountCustomer]) -> set[str]:
-    named = {org_id for each in customers.values() for org_id in each.customer.named_org_ids}
+def like_organizations(session: Session, run_id: str, customers: Collection[InventoryCustomer]) -> set[str]:
+    """All organizations of ours that are like one of them by name, address or metadata, however many there are."""
+    if not customers:
+        return set()
+    keys = [_keys_of(each) for each in customers]
+    found = session.scalars(
+        select(DiscoveryListing.id).where(
+            DiscoveryListing.run_id == run_id,
+            DiscoveryListing.object_type == "organization",
+            or_(
+                DiscoveryListing.name_key.in_({name for name, _ in keys if name}),
+                DiscoveryListing.email_key.in_({email for _, email in keys if email}),
+            ),
+        )
+    )
+    return {*found, *_existing_org_ids(session, customers)}
+
+
+def _existing_org_ids(session: Session, customers: Iterable[InventoryCustomer]) -> set[str]:
+    named = {org_id for each in customers for org_id in each.named_org_ids}
     return set(session.scalars(select(Organization.id).where(Organization.id.in_(named)))) if named else set()
 
 

@@ -6,7 +6,7 @@ A process that resumes a run takes over its lease token. The process that had it
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Literal
 from uuid import uuid4
@@ -54,7 +54,11 @@ class DiscoveryTakenOverError(Exception):
 
 @dataclass(slots=True, kw_only=True)
 class DiscoveryRun:
-    """``stage`` None: everything is proposed. ``managed``: organizations for which nothing is left to adopt."""
+    """``stage`` None: everything is proposed. ``managed``: organizations for which nothing is left to adopt.
+
+    ``suggested``: organizations that may be the ones of customers in conflicts. It is not stored, because a run that is
+    resumed matches anew. ``observed``: those of them that are observed until that is decided.
+    """
 
     id: str
     lease_token: str
@@ -63,6 +67,8 @@ class DiscoveryRun:
     processed: int
     managed: int
     started_at: datetime
+    suggested: set[str] = field(default_factory=set)
+    observed: list[str] = field(default_factory=list)
 
     def advance(self, cursor: str | None, processed: int) -> None:
         """Moves on within the stage; without a cursor, to the next stage."""
@@ -157,6 +163,18 @@ def counts(session: Session, run: DiscoveryRun) -> dict[AdoptionAction, int]:
     )
     by_action = {row[0]: row[1] for row in found}
     return {action: by_action.get(action, 0) for action in ADOPTION_ACTIONS}
+
+
+def adopted_org_ids(session: Session, run: DiscoveryRun) -> set[str]:
+    """The organizations that exist and that a row proposes to adopt."""
+    found = session.scalars(
+        select(DiscoveryProposal.org_id).where(
+            DiscoveryProposal.run_id == run.id,
+            DiscoveryProposal.action.in_(("adopt", "adopt-keep-price")),
+            DiscoveryProposal.org_id.is_not(None),
+        )
+    )
+    return {each for each in found if each is not None}
 
 
 def read_rows(database: Database, run: DiscoveryRun) -> Iterator[AdoptionRow]:

@@ -75,6 +75,7 @@ def propose(match: Match, rules: ProposalRules) -> AdoptionRow:
         action=proposal.action,
         reason="; ".join(filter(None, [proposal.reason, _plan_change_text(match, proposal)])),
         suggestion=proposal.suggestion,
+        proposed_org_id=organization.id if organization is not None else None,
     )
 
 

@@ -61,6 +61,7 @@ class AdoptionRow:
     ``plan_tier``: ours. ``difference``: what the catalog's price is above theirs for one period, in ISO minor units of
     ``currency``; negative if it is lower; None if it is not known. Only ``change-to-catalog`` changes that. Where
     nobody is charged yet it is the whole price, which begins. ``suggestion``: what an operator may confirm.
+    ``proposed_org_id``: what ``org_id`` was when the table was written.
     """
 
     org_id: str | None
@@ -76,6 +77,7 @@ class AdoptionRow:
     action: AdoptionAction
     reason: str
     suggestion: str | None = None
+    proposed_org_id: str | None = None
 
 
 def adopt_command(org_id: str, ids: Mapping[Provider, str], option: str = "") -> str:

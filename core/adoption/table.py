@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -80,16 +80,25 @@ def _ending(path: Path) -> str:
     return ending
 
 
-def _consistent(path: Path, rows: Iterable[tuple[str, AdoptionRow | AdoptionTableError]]) -> Iterator[AdoptionRow]:
+def _consistent(path: Path, found: Iterable[tuple[str, AdoptionRow | AdoptionTableError]]) -> Iterator[AdoptionRow]:
     """Raises ``AdoptionTableError`` with the first errors after all rows were read."""
+    rows = list(found)
     organizations: dict[str, str] = {}
     customers: dict[tuple[Provider, str], str] = {}
     errors: list[str] = []
+    owners: dict[str, list[tuple[str, AdoptionRow]]] = {}
+    for place, row in rows:
+        if not isinstance(row, AdoptionTableError):
+            owners.setdefault(row.proposed_org_id or "", []).append((place, row))
     for place, row in rows:
         if isinstance(row, AdoptionTableError):
             errors.append(str(row))
             continue
-        problem = next(_problems(row), None) or _repetition(place, row, organizations, customers)
+        problem = (
+            next(_problems(row), None)
+            or _of_another_row(row, owners)
+            or _repetition(place, row, organizations, customers)
+        )
         if problem is None:
             yield row
         else:
@@ -113,6 +122,22 @@ def _problems(row: AdoptionRow) -> Iterator[tuple[str, str]]:
         yield "plan_tier", f"it is empty, and {row.action} needs a plan of plans.toml"
     if row.action in APPLIED_ACTIONS and row.org_id is None and row.name_source == "ours":
         yield "name_source", f"a new organization has no name of ours; write {' or '.join(row.sides)}"
+
+
+def _of_another_row(row: AdoptionRow, owners: Mapping[str, list[tuple[str, AdoptionRow]]]) -> tuple[str, str] | None:
+    """An ``org_id`` that another row was proposed with, as if the column was sorted without the others.
+
+    It may be moved alone, from a row that is skipped: a sorted column has a row that is not.
+    """
+    if row.org_id is None or row.org_id == row.proposed_org_id:
+        return None
+    for place, owner in owners.get(row.org_id, ()):
+        if owner.action != "skip" or owner.org_id is not None:
+            return "org_id", (
+                f"{row.org_id} was proposed for {place}, as if org_id was sorted without the other columns; if it is "
+                f"meant, choose skip in {place} and leave its org_id empty"
+            )
+    return None
 
 
 def _repetition(

@@ -79,7 +79,11 @@ def set_mode(change: ChangeContext, organization: Organization, mode: Management
 def give_back(change: ChangeContext, organization: Organization) -> None:
     """What was adopted is theirs again, at both providers at once: an organization of which one half is theirs is
     observed as a whole.
+
+    Its own mode ``manage`` ends, too. Otherwise the next adoption would write at once where MANAGEMENT is observe.
     """
+    if organization.management == "manage":
+        organization.management = None
     change.session.execute(
         update(BillingLink)
         .where(BillingLink.org_id == organization.id, BillingLink.ownership == "adopted")

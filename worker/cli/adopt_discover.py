@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,7 @@ from core.db.models.organizations import Organization
 from core.ports.spec import PROVIDER_NAMES
 from core.reconcile.low_priority_reader import LowPriorityReader
 from tasks.base import Runtime
-from worker.cli import descriptions, output
+from worker.cli import cause, descriptions, output
 from worker.cli.adopt_table import show_interruption
 from worker.cli.exit_codes import CommandFailedError, UsageError
 from worker.cli.output import Column
@@ -34,6 +34,7 @@ from worker.cli.progress import OnProgress, progress_bar
 from worker.cli.worker_runtime import open_worker_runtime
 
 CONFLICTS_SHOWN: Final = 5
+OBSERVED_SHOWN: Final = 20
 
 _DISCOVERY_STAGE_LABELS: Final[dict[DiscoveryStage, str]] = {
     "organizations": "organizations",
@@ -63,10 +64,13 @@ def discover(
 ) -> None:
     """Find who is who at Stripe and Lago, and write a table of what is proposed. Writes nothing to them.
 
-    A run that was interrupted goes on where it was. The table is for its owner only, and never replaces a file.
+    A run that was interrupted goes on where it was. The table is for its owner only, and never replaces a file. An
+    organization without a customer that may be the one of a customer in a conflict is observed from then on, also where
+    MANAGEMENT is manage: new customers would charge whoever pays already.
 
-    JSON: {"file", "rows", "actions": {action: count}, "begins", "managed"}. "begins": rows that would be adopted and
-    are not charged yet, and are once managed. "managed": organizations that have nothing left to adopt.
+    JSON: {"file", "rows", "actions": {action: count}, "begins", "managed", "observed": [org_id]}. "begins": rows that
+    would be adopted and are not charged yet, and are once managed. "managed": organizations that have nothing left to
+    adopt.
     """
     with failures_as_messages_of(out), open_worker_runtime() as runtime:
         discovery = _discovery(runtime)
@@ -76,14 +80,15 @@ def discover(
         count = table.write_table(out, found.noting(discovery.rows(run)))
         actions = discovery.counts(run)
         discovery.end(run)
+        names = _names(runtime.database, run.observed[:OBSERVED_SHOWN])
     if as_json:
-        output.show_json(
-            {"file": str(out), "rows": count, "actions": actions, "begins": found.starting, "managed": run.managed}
-        )
+        document = {"file": str(out), "rows": count, "actions": actions, "begins": found.starting}
+        output.show_json({**document, "managed": run.managed, "observed": run.observed})
         return
     _show_summary(out, count, actions, run.managed)
     _show_begun(found.starting)
     _show_conflicts(found.conflicts, actions["conflict"])
+    _show_observed(names, len(run.observed))
     if any(actions[action] for action in table.APPLIED_ACTIONS):
         command = f"`billing-sync adopt apply {out} --dry-run`"
         output.show("", "Read the table, correct what is not right, and then:", command)
@@ -99,6 +104,7 @@ def _discovery(runtime: Runtime) -> Discovery:
         account_guard=reconciler.account_guard,
         rules=ProposalRules(catalog=runtime.catalog),
         clock=runtime.clock,
+        cause=cause.of_command("adopt discover"),
     )
 
 
@@ -164,6 +170,29 @@ def _show_summary(out: Path, count: int, actions: dict[AdoptionAction, int], man
             Column("meaning", lambda action: _ACTION_MEANINGS[action], kind="fold"),
         ]
         output.show("", output.table(shown, columns))
+
+
+def _names(database: Database, org_ids: Sequence[str]) -> dict[str, str]:
+    with database.read() as session:
+        return {org_id: session.get_one(Organization, org_id).name for org_id in org_ids}
+
+
+def _show_observed(names: Mapping[str, str], total: int) -> None:
+    if not names:
+        return
+    output.show(
+        "",
+        f"A customer in a conflict may belong to {descriptions.plural(total, 'organization')} without a customer. So "
+        "that nobody is charged twice, nothing is written for these until you decide, whatever MANAGEMENT is:",
+    )
+    for org_id, name in names.items():
+        output.show(Padding(Text.assemble((name, "bold"), f"  {org_id}"), (0, 0, 0, 2), expand=False))
+    if total > len(names):
+        output.show(f"and {total - len(names)} more; `billing-sync management report` has them")
+    output.show(
+        "Write the organization's id into org_id of the conflict if the customer is its own; if it has none, "
+        "`billing-sync management manage ORG` makes new customers for it."
+    )
 
 
 def _show_conflicts(conflicts: list[AdoptionRow], total: int) -> None:

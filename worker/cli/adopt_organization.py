@@ -40,7 +40,7 @@ _RELEASE_TEXTS: Final[dict[Release, str]] = {
     "removes_marks": (
         "It is given back once our metadata is removed in Stripe. That is written only while it is managed."
     ),
-    "released_before": "It was given back before. Nothing was changed.",
+    "released_before": "It is not adopted, so nothing was given back or changed.",
     "not_adopted": "",
 }
 

@@ -323,3 +323,68 @@ def test_marks_on_very_many_customers_are_a_conflict_of_these_alone(site: Discov
     conflicts = [row for row in rows if row.action == "conflict"]
     assert {row.sides["stripe"].customer_id for row in conflicts} == {f"cus_m{number}" for number in range(60)}
     assert all(row.reason.startswith("more than 50 customers") for row in conflicts)
+
+
+def paying_stripe_customer(site: DiscoverySite, **fields: object) -> str:
+    """It pays 49 USD, and nothing proves whose it is."""
+    site.world.set_charging_provider("stripe")
+    sandbox, customer = site.world.sandbox, site.harness.stripe_customer(**fields)
+    product = sandbox.create("stripe", "products", name="Professional")
+    price = {"product": product["id"], "unit_amount": 4900, "currency": "usd", "recurring": {"interval": "month"}}
+    sandbox.preload_stripe_subscription(customer, str(sandbox.preload_stripe_prices([price])[0]["id"]))
+    return customer
+
+
+@pytest.mark.parametrize("likeness", ["name", "address", "metadata"])
+def test_an_organization_that_may_pay_already_gets_no_second_subscription_before_that_is_decided(
+    site: DiscoverySite, likeness: str
+) -> None:
+    world = site.world
+    world.management = "observe"
+    org_id, other = world.create("Acme"), world.create("Other", email=None)
+    fields: dict[str, dict[str, object]] = {
+        "name": {"name": "ACME"},
+        "address": {"email": "ap@acme.test"},
+        "metadata": {"metadata": {"org_id": org_id}},
+    }
+    paying_stripe_customer(site, **fields[likeness])
+    discovery = site.new_discovery()
+    run = discovery.run()
+    (row,) = discovery.rows(run)
+    assert (row.action, row.org_id, run.observed) == ("conflict", None, [org_id])
+    world.management = "manage"
+    world.sandbox.reset_calls()
+    world.reconcile_until_idle(org_id)
+    assert site.harness.writes() == []
+    assert len(world.stripe_objects("customers")) == 1
+    world.reconcile_until_idle(other)
+    assert len(world.stripe_objects("customers")) == 2
+    world.set_mode(org_id, "manage")  # the operator decided that the customer is somebody else's
+    assert site.new_discovery().run().observed == []
+    world.reconcile_until_idle(org_id)
+    assert len(world.stripe_objects("customers")) == 3
+
+
+def test_what_has_a_customer_or_was_found_by_a_strong_key_keeps_its_mode(site: DiscoverySite) -> None:
+    world = site.world
+    managed, found = world.create("Acme"), world.create("Found", email="found@acme.test")
+    world.reconcile_until_idle(managed)
+    paying_stripe_customer(site, name="ACME", email="found@acme.test")
+    site.harness.lago_customer(found, payer=None, plan="professional", name="Found", email=None)
+    discovery = site.new_discovery()
+    run = discovery.run()
+    assert sorted((row.action, row.org_id) for row in discovery.rows(run)) == [("adopt", found), ("conflict", None)]
+    assert run.suggested == {managed, found}
+    assert run.observed == []
+    assert {world.organization(each).management for each in (managed, found)} == {None}
+
+
+def test_a_run_that_was_killed_before_its_end_still_finds_who_may_pay_already(site: DiscoverySite) -> None:
+    org_id = site.world.create("Acme")
+    paying_stripe_customer(site, name="Acme")
+    steps = 1
+    while site.interrupted(steps).stage is not None:
+        steps += 1
+    assert site.world.organization(org_id).management is None
+    assert site.new_discovery().run().observed == [org_id]
+    assert site.world.organization(org_id).management == "observe"

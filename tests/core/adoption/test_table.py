@@ -437,3 +437,54 @@ def test_json_that_was_cut_is_refused_by_line_and_column(tmp_path: Path) -> None
 
 def test_a_missing_table_says_how_it_is_written(tmp_path: Path) -> None:
     assert refused(tmp_path / "adopt.csv").startswith("FILE is not there; `billing-sync adopt discover --out FILE`")
+
+
+def proposed(number: int, org_id: str | None, action: AdoptionAction = "adopt") -> AdoptionRow:
+    side = replace(STRIPE, customer_id=f"cus_{number}")
+    return replace(ROW, org_id=org_id, proposed_org_id=org_id, action=action, sides={"stripe": side})
+
+
+def give_org_ids(*org_ids: str) -> Callable[[list[list[str]]], None]:
+    def change(found: list[list[str]]) -> None:
+        for line, org_id in enumerate(org_ids, 1):
+            set_cell("org_id", org_id, line)(found)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("org_ids", "line", "owner"),
+    [
+        (("org_a", "org_b", "org_c", ""), 2, 3),  # sorted
+        (("org_b", "org_c", "org_a", ""), 3, 5),
+        (("", "org_b", "org_c", "org_a"), 3, 2),
+        (("org_b", "org_b", "org_c", ""), 3, 2),  # copied down
+    ],
+)
+@pytest.mark.parametrize("name", ["adopt.csv", "adopt.json"])
+def test_org_ids_that_were_sorted_without_the_other_columns_are_refused(
+    tmp_path: Path, org_ids: tuple[str, ...], line: int, owner: int, name: str
+) -> None:
+    path = tmp_path / name
+    write_table(
+        path, [proposed(1, "org_b"), proposed(2, "org_a"), proposed(3, None, "skip"), proposed(4, "org_c", "conflict")]
+    )
+    row, of = f"line {line}", f"line {owner}"
+    if name == "adopt.csv":
+        resaved(path, give_org_ids(*org_ids))
+    else:
+        document = json.loads(path.read_text())
+        for each, org_id in zip(document["rows"], org_ids, strict=True):
+            each["org_id"] = org_id or None
+        path.write_text(json.dumps(document))
+        row, of = f"row {line - 1}", f"row {owner - 1}"
+    sentence = refused(path)
+    assert sentence.startswith(f"FILE {row}, column org_id: org_")
+    assert f" was proposed for {of}, as if org_id was sorted without the other columns" in sentence
+
+
+def test_one_org_id_may_be_moved_from_a_row_that_is_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "adopt.csv"
+    write_table(path, [proposed(1, "org_a", "skip"), proposed(2, None), proposed(3, None)])
+    rows = read_table(resaved(path, give_org_ids("", "org_a", "org_new")))
+    assert [row.org_id for row in rows] == [None, "org_a", "org_new"]

@@ -89,6 +89,7 @@ def test_programs_get_the_counts(business: AdoptionHarness, types: Type, tmp_pat
         "actions": {"adopt": 1, "adopt-keep-price": 0, "change-to-catalog": 0, "skip": 1, "conflict": 7},
         "begins": 0,
         "managed": 0,
+        "observed": [],
     }
     assert result.stderr == ""
 
@@ -120,6 +121,21 @@ def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path: Path, capsys: pytes
     with pytest.raises(KeyboardInterrupt), adopt_discover.failures_as_messages_of(tmp_path / "adopt.csv"):
         raise KeyboardInterrupt
     assert capsys.readouterr().err == "Stopped. No table is written; the same command goes on.\n"
+
+
+def test_an_organization_that_may_pay_already_is_said_with_both_ways_on(
+    theirs: AdoptionHarness, types: Type, tmp_path: Path
+) -> None:
+    theirs.lago_customer("beta", payer=None, plan="professional", name="ACME", email=None)
+    org_id = theirs.world.create("Acme")
+    shown = types("adopt", "discover", "--out", str(tmp_path / "adopt.csv")).stdout
+    text = " ".join(shown.split())
+    assert f"Acme {org_id}" in text
+    assert "A customer in a conflict may belong to 1 organization without a customer" in text
+    assert "`billing-sync management manage ORG` makes new customers" in text
+    assert theirs.world.organization(org_id).management == "observe"
+    again = types("adopt", "discover", "--out", str(tmp_path / "again.json"), "--json")
+    assert json.loads(again.stdout)["observed"] == [org_id]
 
 
 def test_an_existing_file_is_refused_before_anything_is_read(
