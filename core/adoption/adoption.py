@@ -109,7 +109,9 @@ def adopt(change: ChangeContext, row: AdoptionRow, objects: Objects, rules: Adop
     links = _links(change.session, organization.id)
     _store_fingerprints(organization, links, objects, rules)
     return AdoptedOrganization(
-        org_id=organization.id, is_new=is_new, remarks=tuple(_remarks(row, plan, objects, links))
+        org_id=organization.id,
+        is_new=is_new,
+        remarks=(*_remarks(row, plan, objects, links), *_mode_remarks(organization)),
     )
 
 
@@ -354,6 +356,14 @@ def _remarks(
             yield f"a subscription to {code} will begin at {name} once the organization is managed{unpaid}"
     if row.action == "change-to-catalog":
         yield "the price changes to the catalog's once the organization is managed"
+
+
+def _mode_remarks(organization: Organization) -> Iterator[str]:
+    if organization.management == "observe":
+        yield (
+            "it has the mode observe of its own, which `adopt discover` gives to whom two customers could charge: "
+            f"`billing-sync management manage {organization.id}` ends that"
+        )
 
 
 def _unusable_value(error: InvalidChangeError) -> NotAdoptedError:

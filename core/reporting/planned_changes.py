@@ -89,6 +89,23 @@ def _price_text(price: PlannedPrice | None) -> str | None:
     return f"{amount_text(price.amount, price.currency)} {price.interval or ''}".rstrip()
 
 
+def changes_payment(observation: Observation) -> bool:
+    """Whether somebody would begin to pay, or would pay another amount. An amount that is not known may be another."""
+    return any(_changes_payment(step, is_paid=observation.is_paid) for step in observation.steps)
+
+
+def _changes_payment(step: PlannedStep, *, is_paid: bool) -> bool:
+    if step.kind == "set_payer":
+        return True
+    prices = [price for price in (step.price_before, step.price_after) if price is not None]
+    if not is_paid or not prices:
+        return False
+    if any(price.amount is None for price in prices):
+        return True
+    amounts = [price.amount if price is not None else 0 for price in (step.price_before, step.price_after)]
+    return amounts[0] != amounts[1] or len({(price.currency, price.interval) for price in prices}) > 1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoneyChange:
     """What is paid for one interval in one currency before and after the steps that are counted. In minor units.

@@ -37,9 +37,7 @@ from worker.config import settings as settings_of
 
 _RELEASE_TEXTS: Final[dict[Release, str]] = {
     "released": "Given back: it is observed, and nothing is written to it.",
-    "removes_marks": (
-        "It is given back once our metadata is removed in Stripe. That is written only while it is managed."
-    ),
+    "removes_marks": "It is given back once our metadata is removed in Stripe.",
     "released_before": "It is not adopted, so nothing was given back or changed.",
     "not_adopted": "",
 }
@@ -70,8 +68,9 @@ def adopt(  # noqa: PLR0913 - its options
 ) -> None:
     """Adopt what one organization has at the providers: `billing-sync adopt ORG`. Says what is paid, and both choices.
 
-    Its customers are those that an import or `set-customer-id` brought, or those that --stripe and --lago name. Nothing
-    is written at a provider: what `--to-catalog` changes is said first, and changes once the organization is managed.
+    Its customers are those that an import or `set-customer-id` brought, or those that --stripe and --lago name. What
+    begins to charge, or changes in price, is said and confirmed first. It is written once the organization is managed,
+    so at once if it is already; otherwise nothing is written at a provider.
     """
     if keep_price + to_catalog + give_payer > 1 or (give_payer and (stripe or lago or without_marks or their_plan)):
         message = "choose one: --keep-price, --to-catalog, or --give-payer alone"
@@ -84,6 +83,8 @@ def adopt(  # noqa: PLR0913 - its options
     with open_worker_runtime() as runtime:
         with runtime.database.read() as session:
             org_id = descriptions.find_organization(session, org).id
+            own_mode = session.get_one(Organization, org_id).management
+        is_managed = (own_mode or runtime.reconciler.management) == "manage"
         adopt_table.confirm_accounts(runtime)
         adopter = adopter_of(runtime, "adopt", with_marks=not without_marks, takes_their_plan=their_plan)
         named = {provider: each for provider, each in given.items() if each is not None}
@@ -94,8 +95,10 @@ def adopt(  # noqa: PLR0913 - its options
         # The reason of a conflict is the error, which says it once.
         output.show(*row_lines(row, is_proposed=row.action not in _NOT_ADOPTABLE))
         row = _chosen(row, choice, _command(org_id, named, their_plan=their_plan), runtime.catalog)
+        if is_managed:
+            output.show("It is managed: what follows from its adoption is written at once.")
         result = _applied(runtime, adopter, row, yes=yes)
-    _show_result(result, org_id)
+    _show_result(result, org_id, is_managed=is_managed)
 
 
 def _applied(runtime: Runtime, adopter: Adopter, row: AdoptionRow, *, yes: bool) -> AdoptionResult:
@@ -181,11 +184,16 @@ def _chosen(
     return replace(row, action=choice)
 
 
-def _show_result(result: AdoptionResult, org_id: str) -> None:
+def _show_result(result: AdoptionResult, org_id: str, *, is_managed: bool) -> None:
     if result.kind == "already_adopted":  # by another command, since this one read it
         output.show("It was adopted before. Nothing was changed.")
     elif result.kind == "adopted":
-        output.show("Adopted. Nothing was written at a provider.", *map(_indented, result.remarks))
+        written = (
+            "It is managed, so our metadata in Stripe, and what else it needs, is written now."
+            if is_managed
+            else "Nothing was written at a provider."
+        )
+        output.show(f"Adopted. {written}", *map(_indented, result.remarks))
         output.show(*stored_change.lines(settings_of.read(), org_id))
     else:
         message = f"{org_id} was not adopted: {for_one(result.reason or '')}"
@@ -241,7 +249,8 @@ def _give_payer(org: str, *, yes: bool) -> None:
 def release(*, org: descriptions.OrgArgument, yes: confirmation.YesOption = False) -> None:
     """Give an adopted organization back: our metadata in Stripe is removed, and nothing else is written to it.
 
-    Its customers, subscriptions and prices stay as they are. It is observed from then on, and can be adopted again.
+    Its customers, subscriptions and prices stay as they are. It is observed from then on, and can be adopted again. Its
+    own mode `manage` ends with it.
     """
     settings = settings_of.read()
     with resources.open_database(settings) as database:

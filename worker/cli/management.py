@@ -16,12 +16,12 @@ from core.events.event_types import ChangeContext
 from core.organizations import management
 from core.ports.minor_units import amount_text
 from core.ports.planned import StepKind
-from core.ports.spec import PROVIDER_NAMES
+from core.ports.spec import PROVIDER_NAMES, Provider
 from core.reconcile.observation import Observation
 from core.reporting import observed, planned_changes
 from core.reporting.observed import ObservedLink, ObservedOrganization
 from core.reporting.planned_changes import MoneyTotals
-from worker.cli import cause, descriptions, output, resources, stored_change
+from worker.cli import cause, confirmation, descriptions, output, resources, stored_change
 from worker.cli.exit_codes import UsageError
 from worker.config import settings as settings_of
 
@@ -46,11 +46,22 @@ def observe(*, orgs: OrgsArgument = None) -> None:
     _set_mode("observe", orgs)
 
 
-def manage(*, orgs: OrgsArgument = None) -> None:
+def manage(*, orgs: OrgsArgument = None, yes: confirmation.YesOption = False) -> None:
     """Manage organizations: make the providers match, also where MANAGEMENT is observe.
 
-    What an import or `set-customer-id` brought stays observed until it is adopted.
+    Shows what would be written, and asks if somebody would begin to pay or pay another amount. What an import or
+    `set-customer-id` brought stays observed until it is adopted.
     """
+    settings = settings_of.read()
+    with resources.open_database(settings) as database:
+        with database.read() as session:
+            ids = [descriptions.find_organization(session, each).id for each in orgs or ()]
+        found = list(observed.observed_organizations(database, settings.management, utc_now(), ids)) if ids else []
+    lines = [line for each in found for line in _managed_lines(each)]
+    if any(map(_may_change_payment, found)):
+        confirmation.confirm(lines, yes=yes)
+    elif lines:
+        output.show(*lines)
     _set_mode("manage", orgs)
 
 
@@ -171,6 +182,33 @@ def _set_mode(mode: Management, orgs: list[str] | None) -> None:
                 is_changed = management.set_mode(change, organization, mode)
             output.show(f"{org_id}: {mode}." if is_changed else f"{org_id}: {mode} already. Nothing was changed.")
     output.show(*stored_change.lines(settings, *ids))
+
+
+def _managed_lines(organization: ObservedOrganization) -> Iterator[str]:
+    yield f"{organization.name}  {organization.org_id}"
+    if organization.theirs:
+        adopt = "" if organization.status == "deleted" else f": `billing-sync adopt {organization.org_id}`"
+        yield f"  it is not adopted, so it stays observed until it is{adopt}"
+        return
+    for provider, observation in organization.observations.items():
+        name = PROVIDER_NAMES[provider]
+        if not _is_read(organization, provider):
+            yield f"  {name}: not read since its last change, so what would be written is not known"
+        if observation is not None:
+            yield from (f"  {name}: {sentence}" for sentence in planned_changes.sentences(provider, observation))
+
+
+def _is_read(organization: ObservedOrganization, provider: Provider) -> bool:
+    """Whether its stored steps are those that would be taken now."""
+    return organization.observations[provider] is not None and organization.links[provider].status == "observed"
+
+
+def _may_change_payment(organization: ObservedOrganization) -> bool:
+    """Also where it is not known, because it was not read yet. Nothing is written to one that is not adopted."""
+    return not organization.theirs and any(
+        observation is None or not _is_read(organization, provider) or planned_changes.changes_payment(observation)
+        for provider, observation in organization.observations.items()
+    )
 
 
 def _state_text(link: ObservedLink, now: datetime) -> str:

@@ -63,7 +63,9 @@ def _observed_lines(settings: Settings, org_ids: Sequence[str]) -> Iterator[str]
                 for link in its_links
                 if management.is_link_observed(organization, link, its_links, settings.management)
             ]
-            if len(observed) == 1:
+            if any(management.removes_marks(organization, link, settings.management) for link in its_links):
+                yield "Only our metadata in Stripe is removed; nothing else is written."
+            elif len(observed) == 1:
                 name = PROVIDER_NAMES["stripe" if observed[0].provider == "stripe" else "lago"]
                 yield (
                     f"What is ours of {org_id} is ended. In {name} nothing is written, because its customer is not "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select
@@ -325,7 +326,7 @@ def test_marks_on_very_many_customers_are_a_conflict_of_these_alone(site: Discov
     assert all(row.reason.startswith("more than 50 customers") for row in conflicts)
 
 
-def paying_stripe_customer(site: DiscoverySite, **fields: object) -> str:
+def paying_stripe_customer(site: DiscoverySite, **fields: Any) -> str:  # noqa: ANN401 - JSON
     """It pays 49 USD, and nothing proves whose it is."""
     site.world.set_charging_provider("stripe")
     sandbox, customer = site.world.sandbox, site.harness.stripe_customer(**fields)
@@ -342,7 +343,7 @@ def test_an_organization_that_may_pay_already_gets_no_second_subscription_before
     world = site.world
     world.management = "observe"
     org_id, other = world.create("Acme"), world.create("Other", email=None)
-    fields: dict[str, dict[str, object]] = {
+    fields: dict[str, dict[str, Any]] = {
         "name": {"name": "ACME"},
         "address": {"email": "ap@acme.test"},
         "metadata": {"metadata": {"org_id": org_id}},

@@ -35,6 +35,12 @@ def types(theirs: AdoptionHarness, tmp_path: Path) -> Type:
 
 
 @pytest.fixture
+def types_that_observe(theirs: AdoptionHarness, tmp_path: Path) -> Type:
+    environment = {**theirs.environment(tmp_path, DEFAULT_PLANS_FILE), "MANAGEMENT": "observe"}
+    return lambda *words: CliRunner().invoke(commands, list(words), env=environment)
+
+
+@pytest.fixture
 def types_with_former_ones(theirs: AdoptionHarness, tmp_path: Path) -> Type:
     """The plan enterprise is sold no longer, and professional had another code in Stripe."""
     text = DEFAULT_PLANS_FILE.read_text(encoding="utf-8")
@@ -72,7 +78,7 @@ def test_given_customers_are_shown_and_adopted(theirs: AdoptionHarness, types: T
         "→ adopt: it is at",
     ):
         assert text in words_of(adopted)
-    assert "Adopted. Nothing was written at a provider." in adopted.stdout
+    assert "Adopted. It is managed, so our metadata in Stripe" in words_of(adopted)
     assert max(map(len, adopted.stdout.splitlines())) <= 80
     assert ownerships(theirs, org_id) == ["adopted", "adopted"]
     assert theirs.world.link(org_id, "lago").external_subscription_id == "contract"
@@ -312,3 +318,36 @@ def test_what_is_nearly_no_command_is_an_organization_that_is_not_known(types: T
     ended = types("adopt", "Apple")
     assert str(ended.exception).startswith("there is no organization 'Apple'")
     assert "Did you mean" not in str(ended.exception)
+
+
+def test_a_release_ends_the_mode_manage_so_that_the_next_adoption_writes_nothing(
+    theirs: AdoptionHarness, types_that_observe: Type, org_id: str
+) -> None:
+    world, types = theirs.world, types_that_observe
+    world.management = "observe"
+    world.set_mode(org_id, "manage")
+    adopted = words_of(types("adopt", org_id, "--lago", "acme"))
+    assert "It is managed: what follows from its adoption is written at once." in adopted
+    assert "Adopted. It is managed, so our metadata in Stripe" in adopted
+    assert "Nothing was written" not in adopted
+    world.reconcile_until_idle(org_id)
+    world.wait(10)
+    released = words_of(types("adopt", "release", org_id, "--yes"))
+    assert "Only our metadata in Stripe is removed; nothing else is written." in released
+    assert "nothing is written at a provider" not in released
+    world.reconcile_until_idle(org_id)
+    assert world.organization(org_id).management is None
+    theirs.world.sandbox.reset_calls()
+    again = words_of(types("adopt", org_id, "--lago", "acme"))
+    assert "Adopted. Nothing was written at a provider." in again
+    world.wait(10)
+    world.reconcile_until_idle(org_id)
+    assert theirs.writes() == []
+
+
+def test_an_adoption_says_that_the_organization_is_still_observed_by_its_own_mode(
+    theirs: AdoptionHarness, types: Type, org_id: str
+) -> None:
+    theirs.world.set_mode(org_id, "observe")
+    adopted = words_of(types("adopt", org_id, "--lago", "acme"))
+    assert f"`billing-sync management manage {org_id}` ends that" in adopted

@@ -257,7 +257,7 @@ def test_a_release_gives_it_back_and_it_can_be_adopted_again(theirs: AdoptionHar
     assert released.exit_code == 0, released.output
     assert "Given back: it is observed, and nothing is written to it." in released.stdout
     assert ownerships(theirs) == ["theirs", "theirs"]
-    assert "It was given back before" in types("adopt", "release", "first", "--yes").stdout
+    assert "It is not adopted, so nothing was given back" in types("adopt", "release", "first", "--yes").stdout
     again = types("adopt", "apply", str(table), "--limit", "1", "--json")
     assert [kind for _, kind in results_of(again)] == ["rejected", "left", "adopted"]
 
@@ -265,6 +265,14 @@ def test_a_release_gives_it_back_and_it_can_be_adopted_again(theirs: AdoptionHar
 def ownerships(theirs: AdoptionHarness) -> list[str]:
     with theirs.world.database.read() as session:
         return list(session.scalars(select(BillingLink.ownership)))
+
+
+def test_who_was_never_adopted_is_not_said_to_be_given_back_before(theirs: AdoptionHarness, types: Type) -> None:
+    org_id = theirs.world.create("Ours")
+    theirs.world.set_customer_id(org_id, "stripe", theirs.stripe_customer())
+    shown = types("adopt", "release", org_id, "--yes").stdout
+    assert "It is not adopted, so nothing was given back or changed." in " ".join(shown.split())
+    assert "before" not in shown
 
 
 def test_what_we_made_cannot_be_given_back(theirs: AdoptionHarness, types: Type) -> None:

@@ -75,7 +75,7 @@ def test_the_mode_of_an_organization_is_set_and_said(folder: Path, manager: OrgM
     assert f"{org_id}: observe." in shown
     assert mode_of(folder, org_id) == "observe"
     assert "Nothing was changed" in console.run(folder, "management", "observe", org_id).stdout
-    console.run(folder, "management", "manage", org_id)
+    console.run(folder, "management", "manage", org_id, "--yes")
     assert mode_of(folder, org_id) == "manage"
 
 
@@ -229,7 +229,7 @@ def test_a_stored_change_says_of_the_organization_whether_it_is_observed(
     shown = stored("manage")
     assert notice in shown
     assert f"`billing-sync management manage {org_id}` manages it" in shown
-    console.run(folder, "management", "manage", org_id)
+    console.run(folder, "management", "manage", org_id, "--yes")
     rename_back()
     assert "nothing is written" not in stored("observe")
     rename_back()
@@ -335,7 +335,7 @@ def test_a_retry_of_all_says_how_many_are_observed(folder: Path, manager: OrgMan
     """By their own mode, or because they are not ours, and not by MANAGEMENT."""
     ids = [manager.create_organization(name) for name in ("Acme", "Beta", "Gamma")]
     console.run(folder, "management", "observe", ids[0])
-    console.run(folder, "management", "manage", ids[2])
+    console.run(folder, "management", "manage", ids[2], "--yes")
     change_links(folder, ids[1], "lago", ownership="theirs")
 
     def retried(mode: str) -> str:
@@ -349,7 +349,7 @@ def test_a_retry_of_all_says_how_many_are_observed(folder: Path, manager: OrgMan
         assert "3 organizations will be retried." in (shown := retried(mode))
         assert "Observed, so nothing is written at a provider: 2 of 3." in shown
         assert "MANAGEMENT" not in shown
-    console.run(folder, "management", "manage", ids[0])
+    console.run(folder, "management", "manage", ids[0], "--yes")
     change_links(folder, ids[1], "lago", ownership="ours")
     assert "bserved" not in retried("manage")
 
@@ -381,7 +381,7 @@ def test_a_replay_says_whether_the_organization_is_observed(folder: Path, manage
     assert f"`billing-sync status {org_id}` shows the result" in shown
     console.run(folder, "management", "observe", org_id)
     assert f"{org_id} is observed, so nothing is written at a provider" in replayed("manage")
-    console.run(folder, "management", "manage", org_id)
+    console.run(folder, "management", "manage", org_id, "--yes")
     assert "bserve" not in replayed("observe")
 
 
@@ -407,3 +407,76 @@ def test_the_report_begins_with_numbers_and_lists_only_changes_of_money_if_asked
     assert ("Dearer" in shown, "Renamed" in shown, "Unread" in shown) == (True, False, False)
     listed = json.loads(console.run(folder, "management", "report", "--only-money", "--json", settings=settings).stdout)
     assert [each["org_id"] for each in listed["organizations"]] == [dearer]
+
+
+def manage(folder: Path, org_id: str, *options: str) -> tuple[int, str, str]:
+    ended = console.run(folder, "management", "manage", org_id, *options, settings={"COLUMNS": "200"})
+    return ended.returncode, ended.stdout, " ".join(ended.stderr.split())
+
+
+def set_observed(folder: Path, org_id: str, **observations: Observation) -> None:
+    """Both links, as attempts leave them: nothing is left to read."""
+    database = database_of(folder)
+    with database.write() as session:
+        version = session.get_one(Organization, org_id).version
+        for provider in ("stripe", "lago"):
+            link = session.get_one(BillingLink, (org_id, provider))
+            stored = observations.get(provider, Observation(version=version))
+            link.state, link.observation, link.observed_at = "observed", observation.to_json(stored), utc_now()
+            link.applied_version = link.desired_version
+    database.close()
+
+
+def test_managing_shows_the_steps_and_asks_where_another_amount_is_paid(folder: Path, manager: OrgManager) -> None:
+    org_id = manager.create_organization("Acme")
+    console.run(folder, "management", "observe", org_id)
+    set_observed(folder, org_id, stripe=Observation(version=2, steps=STEPS))
+    code, shown, errors = manage(folder, org_id)
+    assert code != 0
+    assert "add --yes" in errors
+    assert "19.00 USD monthly → 99.00 USD monthly" in shown
+    assert mode_of(folder, org_id) == "observe"
+    code, shown, _ = manage(folder, org_id, "--yes")
+    assert code == 0
+    assert "19.00 USD monthly → 99.00 USD monthly" in shown
+    assert mode_of(folder, org_id) == "manage"
+
+
+@pytest.mark.parametrize("is_paid", [True, False])
+def test_managing_asks_nothing_where_nobody_pays_another_amount(
+    folder: Path, manager: OrgManager, *, is_paid: bool
+) -> None:
+    org_id = manager.create_organization("Acme")
+    console.run(folder, "management", "observe", org_id)
+    steps = STEPS[:1] if is_paid else STEPS
+    set_observed(folder, org_id, stripe=Observation(version=2, is_paid=is_paid, steps=steps))
+    code, shown, _ = manage(folder, org_id)
+    assert code == 0
+    assert "update the customer cus_1 in Stripe" in shown
+    assert mode_of(folder, org_id) == "manage"
+
+
+def test_managing_asks_where_it_is_not_known_what_would_be_written(folder: Path, manager: OrgManager) -> None:
+    org_id = manager.create_organization("Acme")
+    console.run(folder, "management", "observe", org_id)
+    code, shown, errors = manage(folder, org_id)
+    assert code != 0
+    assert "Stripe: not read since its last change, so what would be written is not known" in shown
+    assert "add --yes" in errors
+    assert mode_of(folder, org_id) == "observe"
+
+
+def test_who_is_not_adopted_stays_observed_and_is_not_told_to_be_managed(folder: Path, manager: OrgManager) -> None:
+    org_id = manager.create_organization("Acme")
+    console.run(folder, "management", "observe", org_id)
+    set_observed(folder, org_id, lago=Observation(version=2, steps=STEPS))
+    database = database_of(folder)
+    with database.write() as session:
+        session.get_one(BillingLink, (org_id, "stripe")).ownership = "theirs"
+    database.close()
+    status = console.run(folder, "status", org_id, settings={"COLUMNS": "200"}).stdout
+    assert "management manage" not in status
+    assert "management manage" not in console.run(folder, "status", org_id, "--json").stdout
+    code, shown, _ = manage(folder, org_id)
+    assert code == 0
+    assert f"it is not adopted, so it stays observed until it is: `billing-sync adopt {org_id}`" in shown
