@@ -69,8 +69,7 @@ def adopt(  # noqa: PLR0913 - its options
     """Adopt what one organization has at the providers: `billing-sync adopt ORG`. Says what is paid, and both choices.
 
     Its customers are those that an import or `set-customer-id` brought, or those that --stripe and --lago name. What
-    begins to charge, or changes in price, is said and confirmed first. It is written once the organization is managed,
-    so at once if it is already; otherwise nothing is written at a provider.
+    begins to charge or changes in price is confirmed first, and written once it is managed: at once if it is already.
     """
     if keep_price + to_catalog + give_payer > 1 or (give_payer and (stripe or lago or without_marks or their_plan)):
         message = "choose one: --keep-price, --to-catalog, or --give-payer alone"
@@ -83,8 +82,6 @@ def adopt(  # noqa: PLR0913 - its options
     with open_worker_runtime() as runtime:
         with runtime.database.read() as session:
             org_id = descriptions.find_organization(session, org).id
-            own_mode = session.get_one(Organization, org_id).management
-        is_managed = (own_mode or runtime.reconciler.management) == "manage"
         adopt_table.confirm_accounts(runtime)
         adopter = adopter_of(runtime, "adopt", with_marks=not without_marks, takes_their_plan=their_plan)
         named = {provider: each for provider, each in given.items() if each is not None}
@@ -95,8 +92,7 @@ def adopt(  # noqa: PLR0913 - its options
         # The reason of a conflict is the error, which says it once.
         output.show(*row_lines(row, is_proposed=row.action not in _NOT_ADOPTABLE))
         row = _chosen(row, choice, _command(org_id, named, their_plan=their_plan), runtime.catalog)
-        if is_managed:
-            output.show("It is managed: what follows from its adoption is written at once.")
+        is_managed = _show_whether_managed(runtime, org_id)
         result = _applied(runtime, adopter, row, yes=yes)
     _show_result(result, org_id, is_managed=is_managed)
 
@@ -107,6 +103,15 @@ def _applied(runtime: Runtime, adopter: Adopter, row: AdoptionRow, *, yes: bool)
     if failure is not None:
         raise failure
     return results[0]
+
+
+def _show_whether_managed(runtime: Runtime, org_id: str) -> bool:
+    with runtime.database.read() as session:
+        own_mode = session.get_one(Organization, org_id).management
+    is_managed = (own_mode or runtime.reconciler.management) == "manage"
+    if is_managed:
+        output.show("It is managed: what follows from its adoption is written at once.")
+    return is_managed
 
 
 def _proposed(runtime: Runtime, adopter: Adopter, org_id: str, given: dict[Provider, str]) -> AdoptionRow:
