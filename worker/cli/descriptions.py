@@ -354,9 +354,9 @@ def link_json(report: LinkReport, org_id: str, now: datetime, *, is_deleted: boo
 def organization_json(report: OrganizationReport, now: datetime | None = None) -> dict[str, object]:
     document = {**asdict(report), "in_sync": report.in_sync}
     if now is not None:
-        is_deleted = report.status == "deleted"
         document["links"] = {
-            each.provider: link_json(each, report.id, now, is_deleted=is_deleted) for each in report.links.values()
+            each.provider: {**asdict(each), "next_step": next_step_of(report, each, now)}
+            for each in report.links.values()
         }
     return document
 
