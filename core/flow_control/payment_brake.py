@@ -16,7 +16,7 @@ from typing import Final, Self
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from core.db.database import acquire_advisory_locks
+from core.db.database import Database, acquire_advisory_locks
 from core.db.models.billing_links import BillingLink
 from core.db.models.payments import ExpectedPaymentChanges, PaymentChangeRecord, PaymentPlace, PaymentScope
 
@@ -45,10 +45,12 @@ class PaymentLimit:
             raise ValueError(message)
         return cls(changes=int(found[1]), percent=int(found[2] or 0))
 
-    def of(self, session: Session) -> int:
+    def of(self, database: Database) -> int:
+        """Changes an hour. Not counted where the places are, since all workers wait for each other there."""
         if not self.percent:
             return self.changes
-        links = session.scalar(select(func.count()).select_from(BillingLink)) or 0
+        with database.read() as session:
+            links = session.scalar(select(func.count()).select_from(BillingLink)) or 0
         return max(self.changes, links * self.percent // 100)
 
 
@@ -61,8 +63,8 @@ class RequestedChange:
     goal: str
 
 
-def take_place(session: Session, requested: RequestedChange, limit: PaymentLimit, now: datetime) -> bool:
-    """Whether the change may be sent. False: the limit of this hour is reached, and nobody let it go."""
+def take_place(session: Session, requested: RequestedChange, places: int, now: datetime) -> bool:
+    """Whether the change may be sent. False: the hour has no place of its ``places`` left, and nobody let it go."""
     # One after the other, or two would take the last place.
     acquire_advisory_locks(session, "payment_brake")
     newest = _newest(session, requested.org_id, requested.scope)
@@ -74,8 +76,7 @@ def take_place(session: Session, requested: RequestedChange, limit: PaymentLimit
         expectation.used += 1
         record(session, requested, "expected", now)
         return True
-    places = count_places(session, now)
-    if places >= limit.changes and places >= limit.of(session):
+    if count_places(session, now) >= places:
         return False
     record(session, requested, "counted", now)
     return True

@@ -19,7 +19,7 @@ from sqlalchemy import Row, insert, select, update
 from core.catalog.plans import Catalog
 from core.common.names import name_key, without_refused
 from core.db.database import acquire_advisory_locks, has_unique_names
-from core.db.models.billing_links import IS_NO_CONFLICT, BillingLink
+from core.db.models.billing_links import IS_NO_CONFLICT, IS_NOT_BRAKED, BillingLink
 from core.db.models.events import EventData
 from core.db.models.organizations import ORGANIZATION_STATUSES, Organization
 from core.events.event_types import ChangeContext
@@ -371,13 +371,13 @@ def _link_rows(imported: ImportedOrganization, now: datetime, due_since: datetim
 
 
 def _put_owner_on_hold(change: ChangeContext, owner: str, provider: Provider, message: str) -> None:
-    """Puts the link on hold, unless it is for a conflict.
+    """Puts the link on hold, unless it is for a conflict or by the payment brake.
 
     The new generation ends a running sync attempt, which relied on the id.
     """
     change.session.execute(
         update(BillingLink)
-        .where(BillingLink.org_id == owner, BillingLink.provider == provider, IS_NO_CONFLICT)
+        .where(BillingLink.org_id == owner, BillingLink.provider == provider, IS_NO_CONFLICT, IS_NOT_BRAKED)
         .values(
             **link_states.values_after("customer_id_contested"),
             generation=BillingLink.generation + 1,

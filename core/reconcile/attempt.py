@@ -116,6 +116,8 @@ class SyncAttempt:
     """Of changes of what is paid, for all organizations; ``None``: none."""
     plan_goal: str = ""
     """``payment_goals.plan_goal`` of the organization."""
+    pays_nothing: bool = False
+    """The plan that was sold at this provider costs nothing."""
     gate: RequestGate | None = None
     """What every request passes; ``None``: requests are not limited."""
     history: AttemptHistory = field(init=False)
@@ -188,11 +190,19 @@ class SyncAttempt:
         describe: Callable[[], Iterable[PlannedStep]],  # noqa: ARG002 - nobody waits for it
         payment: PaymentChange | None = None,
     ) -> None:
-        if payment is None or self.payment_limit is None:
+        if payment is not None:
+            self._take_place(payment)
+
+    def _take_place(self, payment: PaymentChange) -> None:
+        """At the payment brake, while this attempt has its lease. Raises ``PaymentBrakeError``, ``LeaseLostError``."""
+        if self.payment_limit is None:
             return
+        places = self.payment_limit.of(self.database)
         now = self.clock()
         with self.database.write() as session:
-            may_send = payment_brake.take_place(session, self._requested_change(payment), self.payment_limit, now)
+            fenced_update(session, self, {"lease_until": now + LINK_LEASE})
+            may_send = payment_brake.take_place(session, self._requested_change(payment), places, now)
+        self.lease_until = now + LINK_LEASE
         if not may_send:
             raise payment_goals.on_hold_error(self.provider, self.organization.id, payment)
 
@@ -290,6 +300,8 @@ class SyncAttempt:
         if sends_name and self.link.adopted_fingerprint is not None:
             values["adopted_fingerprint"] = None
         if payer_id is not None and payer_id != self.link.payer_id:
+            if self.link.payer_id is not None:  # before the new one is stored, or a repeated attempt would not know
+                self._take_place(PaymentChange(kind="payer", before=self.link.payer_id, after=payer_id))
             self._write({**values, "payer_id": payer_id, "payer_confirmed": False}, may_charge=True)
         else:
             self._prepare(values)
@@ -308,11 +320,15 @@ class SyncAttempt:
         self._prepare(values)
 
     def prepare_subscription_end(self) -> None:
-        """Call before the subscription is ended.
+        """Call before the subscription is ended. Raises ``PaymentBrakeError``.
 
         After a crash or a lost response, a subscription that is found ended was then ended by us. So this is stored
         at once: the subscription may be found ended before anything is sent.
         """
+        # What was begun is finished. What a create without an answer left is not paid for yet.
+        is_paid = self.link.subscription_id is not None and not self.pays_nothing
+        if is_paid and self.link.plan_state != "ending":
+            self._take_place(PaymentChange(kind="end"))
         self._write(self._plan_values_after("subscription_end_started"))
 
     def save_customer(self, result: ApplyResult) -> None:

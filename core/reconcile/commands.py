@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, and_, case, false, func, or_, select, upda
 from sqlalchemy.orm import Session
 
 from core.db import leases
-from core.db.models.billing_links import IS_CONFLICT, IS_NO_CONFLICT, NO_ERROR, BillingLink
+from core.db.models.billing_links import IS_CONFLICT, IS_NO_CONFLICT, IS_NOT_BRAKED, NO_ERROR, BillingLink
 from core.db.models.organizations import Organization
 from core.events import link_history, outbox
 from core.events.event_types import ChangeContext
@@ -47,7 +47,7 @@ def retry(change: ChangeContext, organization: Organization) -> None:
     """An operator's retry: both links are tried now, also if they are parked, waiting, or on hold since an import.
 
     Everything is read or written again. What a webhook has reported is compared first: a plan that is applied is not
-    written before the check. A link that is on hold for a conflict stays as it is.
+    written before the check. A link that is on hold for a conflict or by the payment brake stays as it is.
     """
     values = _choose([(_MAY_HAVE_UNKNOWN_SUBSCRIPTION, "retried_keeping_customer")], "retried")
     keeps_plan = and_(BillingLink.plan_state == "applied", organization_links.IS_CHECK_DUE)
@@ -56,8 +56,8 @@ def retry(change: ChangeContext, organization: Organization) -> None:
     # No provider can be asked whether a payer is still rejected; the operator has seen that it was.
     is_payer_rejected = BillingLink.payment_status == "payer_rejected"
     values["payment_status"] = case((is_payer_rejected, None), else_=BillingLink.payment_status)
-    freed = organization_links.lock_inactive(change, organization.id, IS_NO_CONFLICT)
-    retried = _discard(change, organization.id, {**values, **_NO_WAIT}, IS_NO_CONFLICT)
+    freed = organization_links.lock_inactive(change, organization.id, IS_NO_CONFLICT, IS_NOT_BRAKED)
+    retried = _discard(change, organization.id, {**values, **_NO_WAIT}, IS_NO_CONFLICT, IS_NOT_BRAKED)
     link_history.record_actions(change, organization.id, retried, "retried")
     organization_links.log_freed(change, organization.id, freed, "retry")
     _request_sync(change, organization, "retry")

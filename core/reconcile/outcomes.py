@@ -342,6 +342,7 @@ def put_change_on_hold(attempt: SyncAttempt, error: PaymentBrakeError) -> float 
     """
     now = attempt.clock()
     with attempt.database.write() as session:
+        commands.lock(session, attempt.organization.id)  # before the rows, as a deletion does, so that it sees the hold
         state = link_states.values_after("payment_on_hold")["state"]
         values = {
             **_error_values(attempt, error, now),

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Final
 
-from core.catalog.plans import Catalog
+from core.catalog.plans import Catalog, CatalogPlan
 from core.db.models.organizations import Organization
 from core.ports.errors import PaymentBrakeError
 from core.ports.planned import PaymentChange, PaymentChangeKind
@@ -23,10 +23,15 @@ DROPPED_CODE: Final = "payment_change_dropped"
 
 def plan_goal(organization: Organization, catalog: Catalog) -> str:
     """Of its plan, at both providers: so a change of who charges takes one place."""
-    plan = catalog.plans.get(organization.plan_tier)
-    charge = (plan.charged_by, plan.amount, plan.currency, plan.interval) if plan is not None else None
+    tiers = (organization.plan_tier, organization.pending_plan_tier)
     is_deleted = organization.status == "deleted"
-    return _digest("ended" if is_deleted else [organization.plan_tier, organization.pending_plan_tier, charge])
+    return _digest("ended" if is_deleted else [[tier, *_charge(catalog.plans.get(tier or ""))] for tier in tiers])
+
+
+def _charge(plan: CatalogPlan | None) -> tuple[str | int, ...]:
+    if plan is None:
+        return ()
+    return (plan.charged_by, plan.code("stripe"), plan.code("lago"), plan.amount, plan.currency, plan.interval)
 
 
 def payer_goal(payer_id: str | None) -> str:

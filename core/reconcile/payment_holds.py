@@ -12,12 +12,12 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import uuid4
 
-from sqlalchemy import and_, case, func, select, update
+from sqlalchemy import and_, case, func, or_, select, text, update
 from sqlalchemy.orm import Session
 
 from core.catalog.plans import Catalog
 from core.common.validation import InvalidChangeError
-from core.db.models.billing_links import IS_BRAKED, NO_ERROR, BillingLink
+from core.db.models.billing_links import IS_BRAKED, NEEDS_OPERATOR, NO_ERROR, BillingLink
 from core.db.models.organizations import Organization
 from core.db.models.payments import ExpectedPaymentChanges
 from core.events import link_history, outbox
@@ -30,8 +30,11 @@ from core.reconcile.payment_goals import DROPPED_CODE, ON_HOLD_CODES, payer_goal
 
 MAX_EXPECTED: Final = 1_000_000
 MAX_EXPECTED_FOR: Final = timedelta(days=31)
-_IS_WAITING: Final = and_(IS_BRAKED, BillingLink.error_code != DROPPED_CODE)
-_ENDS_FIRST: Final = case((BillingLink.error_code == ON_HOLD_CODES["end"], 0), else_=1)
+# The first part is the condition of a partial index.
+_IS_ON_HOLD: Final = and_(text(NEEDS_OPERATOR), IS_BRAKED)
+_IS_WAITING: Final = and_(_IS_ON_HOLD, BillingLink.error_code != DROPPED_CODE)
+_IS_END: Final = or_(BillingLink.error_code == ON_HOLD_CODES["end"], Organization.status == "deleted")
+_ENDS_FIRST: Final = case((_IS_END, 0), else_=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,17 +54,13 @@ class ChangeOnHold:
     next_plan: str | None
     is_deleted: bool
 
-    @property
-    def is_end(self) -> bool:
-        return self.code == ON_HOLD_CODES["end"]
-
 
 def list_on_hold(session: Session, limit: int, org_ids: Collection[str] = ()) -> list[ChangeOnHold]:
     """Those that wait and those that were dropped, ends first. ``org_ids`` empty: of all organizations."""
     query = (
         select(BillingLink, Organization)
         .join(Organization, Organization.id == BillingLink.org_id)
-        .where(IS_BRAKED)
+        .where(_IS_ON_HOLD)
         .order_by(_ENDS_FIRST, BillingLink.error_at, BillingLink.org_id, BillingLink.provider)
         .limit(limit)
     )
@@ -76,10 +75,15 @@ def count_on_hold(session: Session) -> dict[str, int]:
     return {str(code): count for code, count in session.execute(counted)}
 
 
-def waiting_ids(session: Session, after: str, limit: int) -> list[str]:
-    """The ids of organizations with a change that waits, in ascending order."""
-    query = select(BillingLink.org_id).where(_IS_WAITING, BillingLink.org_id > after).distinct()
-    return list(session.scalars(query.order_by(BillingLink.org_id).limit(limit)))
+def waiting_versions(session: Session) -> dict[str, int]:
+    """The organizations with a change that waits, in ascending order, and their versions: what a decision is about."""
+    query = (
+        select(Organization.id, Organization.version)
+        .join(BillingLink, BillingLink.org_id == Organization.id)
+        .where(_IS_WAITING)
+        .distinct()
+    )
+    return dict(session.execute(query.order_by(Organization.id)).all())
 
 
 def release(change: ChangeContext, organization: Organization, catalog: Catalog, reason: str) -> list[Provider]:
@@ -118,12 +122,14 @@ def release(change: ChangeContext, organization: Organization, catalog: Catalog,
 def drop(change: ChangeContext, organization: Organization, reason: str) -> list[Provider]:
     """Leave what waits on hold for good: nothing is sent, and the organization's row stays as it is.
 
-    The caller has locked the organization. Returns the providers at which something waited.
+    The caller has locked the organization. Returns the providers at which something waited; none for a deleted one:
+    somebody who left must not be billed on unseen.
     """
+    if organization.status == "deleted":
+        return []
     message = (
         "the change of what is paid was dropped, so nothing is sent: correct the organization with `billing-sync set`, "
-        f"then run `billing-sync retry {organization.id}`; or `billing-sync brake release --only {organization.id}` "
-        "sends it after all"
+        f"then run `billing-sync brake release --only {organization.id}`, which sends it as it is then"
     )
     rows = change.session.scalars(
         update(BillingLink)

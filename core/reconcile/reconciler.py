@@ -158,6 +158,7 @@ class Reconciler:
         attempt.may_write = True
         attempt.payment_limit = self.payment_limit
         attempt.plan_goal = payment_goals.plan_goal(attempt.organization, self.catalog)
+        attempt.pays_nothing = _pays_nothing(attempt, self.catalog)
         desired = desired_state(attempt.provider, attempt.organization, attempt.links, self.catalog, self.policy)
         if desired.waits_for_payer and (requeue_after := self._defer_for_payer(attempt)) is not None:
             return ReconcileResult(kind="waiting", reason="payer", requeue_after=requeue_after)
@@ -409,6 +410,13 @@ def _end_subscription(
     attempt.prepare_subscription_end()
     credit = billing_provider.end_subscription(last_known, attempt.organization.id, attempt)
     return replace(result, ended=True, credit=credit or result.credit)
+
+
+def _pays_nothing(attempt: SyncAttempt, catalog: Catalog) -> bool:
+    """Whether the plan that was sold costs nothing. One that is not known is not free."""
+    code = attempt.link.sold_plan
+    tier = catalog.tier_of(attempt.provider, code) if code is not None else None
+    return tier is not None and catalog.plan(tier).amount == 0
 
 
 def _follow_ups(attempt: SyncAttempt, desired: DesiredState, result: ApplyResult, catalog: Catalog) -> FollowUps:

@@ -18,6 +18,7 @@ from core.db.models.billing_links import (
     CREDIT_IS_LEFT,
     IS_CONFLICT,
     IS_NO_CONFLICT,
+    IS_NOT_BRAKED,
     IS_NOT_OBSERVED,
     LINK_IS_BEHIND,
     NEEDS_OPERATOR,
@@ -226,11 +227,11 @@ def parked_links(session: Session, now: datetime, limit: int) -> tuple[list[Park
 def organization_ids_to_retry(session: Session, after: str, limit: int, error: str | None = None) -> list[str]:
     """Organizations after the id ``after`` with a parked link, or with a link that has this error code or kind.
 
-    Organizations with a link on hold since an import, or by the payment brake, are included only if ``error`` is given.
-    A link that is on hold for a conflict does not count, because no retry releases it.
+    Organizations with a link on hold since an import are included only if ``error`` is given. A link that is on hold
+    for a conflict or by the payment brake does not count, because no retry releases it.
     """
     is_parked = (BillingLink.state == "parked") & BillingLink.org_id.not_in(_ON_HOLD_WITHOUT_CONFLICT)
-    has_error = or_(BillingLink.error_code == error, BillingLink.error_kind == error) & IS_NO_CONFLICT
+    has_error = or_(BillingLink.error_code == error, BillingLink.error_kind == error) & IS_NO_CONFLICT & IS_NOT_BRAKED
     rows = (
         select(BillingLink.org_id)
         .distinct()

@@ -19,7 +19,7 @@ from lago_python_client.models.subscription import SubscriptionResponse
 
 from core.compare.advice import Advice, AdviceCode
 from core.ports.errors import ConflictError, OlderCustomerFoundError, RejectedError
-from core.ports.planned import PaymentChange, PlannedStep
+from core.ports.planned import PlannedStep
 from core.ports.provider import AttemptContext, Customer
 from core.ports.spec import PAYER_CHANGED, CustomerSpec, LastKnown
 from providers.lago import planned_steps
@@ -72,10 +72,8 @@ class LagoCustomers:
             self._check_response(spec, replace(last_known, customer_id=lago_id), in_lago, sends_payer=False)
             return Customer(id=in_lago.lago_id, payer_id=_payer_id(in_lago), is_older=is_known_older)
         methods = self._first_link_methods(spec, last_known, attempt) if sends_payer else ()
-        is_other_payer = sends_payer and payer_before is not None and spec.payer_id is not None
         attempt.before_change(
-            lambda: self._planned_upsert(spec, replace(last_known, customer_id=lago_id), attempt, sends_payer),
-            PaymentChange(kind="payer", before=payer_before, after=spec.payer_id) if is_other_payer else None,
+            lambda: self._planned_upsert(spec, replace(last_known, customer_id=lago_id), attempt, sends_payer)
         )
         if last_known.maybe_older and lago_id is None:
             attempt.record_no_older_customer()

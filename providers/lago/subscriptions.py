@@ -106,7 +106,7 @@ class LagoSubscriptions:
 
     def _terminate(self, name: _SubscriptionName, attempt: AttemptContext) -> bool:
         """Whether there was an active one."""
-        attempt.before_change(lambda: self._planned_end(name, attempt), PaymentChange(kind="end"))
+        attempt.before_change(lambda: self._planned_end(name, attempt))
         request = self._delete_request(
             name,
             {

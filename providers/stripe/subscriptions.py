@@ -245,7 +245,9 @@ class StripeSubscriptions:
                     next_plan_at=datetime.fromtimestamp(state.scheduled_at, UTC) if scheduled_plan else None,
                     arrangement=arrangement,
                 )
-            payment = _payment_change(state, spec) if update.changes_terms(state) else None
+            # What took effect was free from then on, and the free price only follows on the item.
+            changes_payment = update.changes_terms(state) and not state.took_effect
+            payment = _payment_change(state, spec) if changes_payment else None
             attempt.before_change(partial(self._planned_updates, found, spec, sold, attempt), payment)
             if update.price not in {None, state.item.price.id}:
                 self._prepare_collection(found, spec, attempt)
@@ -338,7 +340,7 @@ class StripeSubscriptions:
         )
 
     def _cancel(self, subscription_id: str, attempt: AttemptContext) -> StripeSubscription:
-        attempt.before_change(lambda: self._planned_end(subscription_id, attempt), PaymentChange(kind="end"))
+        attempt.before_change(lambda: self._planned_end(subscription_id, attempt))
         # Without Stripe's proration: its credit does not reach the customer (stripe.md 9).
         params: SubscriptionCancelParams = {
             "invoice_now": self._policy.stripe_invoice_now,

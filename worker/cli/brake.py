@@ -47,7 +47,7 @@ Decide = Callable[[ChangeContext, Organization], list[Provider]]
 def list_on_hold(*, limit: output.LimitOption = 50, as_json: output.JsonOption = False) -> None:
     """List what is on hold, ends first, and the places of this hour.
 
-    A dropped change is listed until its organization is corrected and retried.
+    A dropped change is listed until its organization is corrected and released.
 
     JSON: {"limit": changes an hour or null, "used": in the last hour, "waiting": {code: links}, "expected":
     [{"id", "changes", "used", "until", "reason", "actor"}], "on_hold": [{"org_id", "name", "provider", "kind": "end",
@@ -60,7 +60,7 @@ def list_on_hold(*, limit: output.LimitOption = 50, as_json: output.JsonOption =
         waiting = payment_holds.count_on_hold(session)
         used = payment_brake.count_places(session, now)
         expected = payment_brake.open_expectations(session, now)
-        places = None if settings.payment_limit is None else settings.payment_limit.of(session)
+        places = None if settings.payment_limit is None else settings.payment_limit.of(database)
     if as_json:
         names = ("id", "changes", "used", "until", "reason", "actor")
         output.show_json(
@@ -117,7 +117,8 @@ def drop(*, reason: ReasonOption, only: OnlyOption = None, yes: confirmation.Yes
         )
     output.show(
         f"Dropped for {descriptions.plural(dropped, 'organization')}: their links stay on hold, and their rows stay as "
-        "they are. Correct them with `billing-sync set`, then run `billing-sync retry ORG`."
+        "they are. Correct them with `billing-sync set`, then run `billing-sync brake release --only ORG`. Deleted "
+        "organizations still wait: who has left must not be billed."
     )
 
 
@@ -145,49 +146,44 @@ def expect(
 
 def _confirm(
     database: Database, catalog: Catalog, only: Sequence[str] | None, will_be: str, *, yes: bool
-) -> list[str] | None:
-    """The ids that were named; None: all that wait."""
+) -> dict[str, int]:
+    """The organizations that are decided about, by ascending id, with the versions that were shown."""
     with database.read() as session:
-        org_ids = [descriptions.find_organization(session, each).id for each in only or ()]
-        shown = payment_holds.list_on_hold(session, _LISTED_BEFORE_CONFIRMATION, org_ids)
-        waiting = payment_holds.count_on_hold(session)
-    total = len(shown) if org_ids else sum(waiting.values())
-    if not shown or not total:
+        named = {descriptions.find_organization(session, each).id for each in only or ()}
+        shown = payment_holds.list_on_hold(session, _LISTED_BEFORE_CONFIRMATION, named)
+        versions = payment_holds.waiting_versions(session)
+        if named:
+            organizations = [
+                session.get_one(Organization, org_id) for org_id in sorted({each.org_id for each in shown})
+            ]
+            versions = {each.id: each.version for each in organizations}
+    listed = [each for each in shown if each.org_id in versions]
+    if not versions:
         message = "nothing is on hold; `billing-sync brake list` shows what is"
         raise UsageError(message)
-    lines = [*_sentences(shown, catalog), f"{descriptions.plural(total, 'change')} {will_be}."]
+    lines = [*_sentences(listed, catalog), f"{descriptions.plural(len(versions), 'organization')} {will_be}."]
     confirmation.confirm(lines, yes=yes)
-    return org_ids or None
+    return versions
 
 
-def _decide(database: Database, org_ids: list[str] | None, command: str, decide: Decide) -> int:
-    """In small transactions, by ascending id, so that it can be repeated when it was interrupted."""
-    count = 0
-    for batch in _batches(database, org_ids):
+def _decide(database: Database, versions: dict[str, int], command: str, decide: Decide) -> int:
+    """In small transactions, by ascending id, so that it can be repeated when it was interrupted.
+
+    Who changed since it was shown is left on hold and named.
+    """
+    count, changed = 0, []
+    for first in range(0, len(versions), DECISION_BATCH_SIZE):
         with database.write() as session:
             change = ChangeContext(session, utc_now(), cause.of_command(command))
-            count += sum(bool(_decide_one(change, org_id, decide)) for org_id in batch)
+            for org_id in list(versions)[first : first + DECISION_BATCH_SIZE]:
+                organization = organization_commands.lock(session, org_id)
+                if organization is None or organization.version != versions[org_id]:
+                    changed.append(org_id)
+                elif decide(change, organization):
+                    count += 1
+    if changed:
+        output.show(f"Changed meanwhile, so still on hold: {', '.join(changed)}. Run the command again.")
     return count
-
-
-def _decide_one(change: ChangeContext, org_id: str, decide: Decide) -> list[Provider]:
-    organization = organization_commands.lock(change.session, org_id)
-    return [] if organization is None else decide(change, organization)
-
-
-def _batches(database: Database, org_ids: list[str] | None) -> Iterator[list[str]]:
-    if org_ids is not None:
-        yield org_ids
-        return
-    last = ""
-    while batch := _waiting_after(database, last):
-        yield batch
-        last = batch[-1]
-
-
-def _waiting_after(database: Database, last: str) -> list[str]:
-    with database.read() as session:
-        return payment_holds.waiting_ids(session, last, DECISION_BATCH_SIZE)
 
 
 def _sentences(found: Sequence[ChangeOnHold], catalog: Catalog) -> Iterator[str]:
@@ -198,7 +194,9 @@ def _sentences(found: Sequence[ChangeOnHold], catalog: Catalog) -> Iterator[str]
 
 
 def _change_text(found: ChangeOnHold, catalog: Catalog) -> str:
-    if found.is_deleted:
+    if found.code == ON_HOLD_CODES["payer"]:
+        return "another payer"
+    if found.is_deleted or found.code == ON_HOLD_CODES["end"]:
         return f"{_price_text(found.before, found.provider, catalog)} → ended"
     after = _plan_text(found.next_plan or found.plan, catalog)
     when = " at the end of the period" if found.next_plan else ""

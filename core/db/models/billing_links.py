@@ -251,6 +251,7 @@ NO_ERROR: Final[dict[str, Any]] = {
 """The values of a link without an error."""
 IS_CONFLICT = and_(BillingLink.state == "on_hold", BillingLink.error_kind == CONFLICT)
 IS_BRAKED = and_(BillingLink.state == "on_hold", BillingLink.error_kind == PAYMENT_BRAKE)
+IS_NOT_BRAKED = or_(BillingLink.state != "on_hold", BillingLink.error_kind.is_distinct_from(PAYMENT_BRAKE))
 IS_NO_CONFLICT = or_(BillingLink.state != "on_hold", BillingLink.error_kind.is_distinct_from(CONFLICT))
 
 # A literal, not a bound parameter: SQLite uses a partial index only if the query contains its condition.

@@ -6,6 +6,8 @@ from datetime import timedelta
 
 import pytest
 
+from core.compare.desired_state import PayerPolicy
+from core.db.models.billing_links import BillingLink
 from core.events.event_types import ChangeContext
 from core.flow_control import payment_brake
 from core.flow_control.payment_brake import PaymentLimit
@@ -111,20 +113,70 @@ def test_what_was_dropped_is_in_sync_once_its_organization_is_corrected(braked: 
     upgrade_all(braked, org_ids)
     (org_id,) = waiting(braked)
     braked.change(org_id, lambda change, organization: payment_holds.drop(change, organization, "a wrong import"))
-    braked.change(org_id, reconcile_commands.retry)
-    braked.reconcile_until_idle(org_id)
-    assert braked.link(org_id, "lago").state == "on_hold"
     with braked.database.write() as session:
         organization = commands.lock(session, org_id)
         assert organization is not None
         organization.plan_tier, organization.pending_plan_tier = "professional", None
-    braked.change(org_id, reconcile_commands.retry)
+    release(braked, [org_id])
     braked.reconcile_until_idle(org_id)
     assert braked.is_in_sync(org_id)
     assert "professional" in plans_in_lago(braked)
 
 
-def test_an_end_is_on_hold_is_named_first_and_another_change_is_not(braked: SyncWorld) -> None:
+@pytest.mark.parametrize("dropped", [False, True])
+def test_a_retry_frees_nothing(braked: SyncWorld, *, dropped: bool) -> None:
+    org_ids = synced(braked, LIMIT + 1)
+    upgrade_all(braked, org_ids)
+    (org_id,) = waiting(braked)
+    if dropped:
+        braked.change(org_id, lambda change, organization: payment_holds.drop(change, organization, "a wrong import"))
+    braked.advance_time(hours=2)
+    braked.change(org_id, reconcile_commands.retry)
+    braked.reconcile_until_idle(org_id)
+    assert braked.link(org_id, "lago").state == "on_hold"
+    assert "professional" in plans_in_lago(braked)
+
+
+def test_an_end_of_a_deleted_organization_is_not_dropped(braked: SyncWorld) -> None:
+    org_ids = synced(braked, LIMIT + 1)
+    upgrade_all(braked, org_ids[:LIMIT])
+    braked.change_status(org_ids[-1], "deleted")
+    braked.reconcile_until_idle(org_ids[-1])
+    braked.change(org_ids[-1], lambda change, organization: payment_holds.drop(change, organization, "a wrong import"))
+    with braked.database.read() as session:
+        assert payment_holds.count_on_hold(session) == {"end_on_hold": 1}
+
+
+def test_another_payer_takes_a_place_also_after_an_interrupted_attempt(braked: SyncWorld) -> None:
+    braked.policy = PayerPolicy(sends_payer_to_lago=True)
+    (org_id,) = synced(braked, 1)
+    braked.payment_limit = PaymentLimit(changes=0)
+    with braked.database.write() as session:
+        link = session.get_one(BillingLink, (org_id, "stripe"))
+        link.customer_id = "cus_other"
+    for _ in range(2):
+        braked.rename(org_id, "Globex")
+        braked.wait(5)
+        braked.run(org_id, "lago")
+        link = braked.link(org_id, "lago")
+        assert (link.state, link.error_code) == ("on_hold", "payer_change_on_hold")
+        assert link.payer_id != "cus_other"
+
+
+def test_an_end_that_was_begun_is_finished_though_the_hour_is_full(braked: SyncWorld) -> None:
+    (org_id,) = synced(braked, 1)
+    braked.change_status(org_id, "deleted")
+    braked.sandbox.add_fault("lago", "DELETE /api/v1/subscriptions/{id}", "500_before")
+    braked.wait(5)
+    braked.run(org_id, "lago")
+    assert braked.link(org_id, "lago").plan_state == "ending"
+    braked.payment_limit = PaymentLimit(changes=0)
+    braked.advance_time(days=8)
+    braked.reconcile_until_idle(org_id)
+    assert braked.is_in_sync(org_id)
+
+
+def test_an_end_waits_and_is_named_first_and_a_rename_does_not_wait(braked: SyncWorld) -> None:
     org_ids = synced(braked, LIMIT + 2)
     upgrade_all(braked, org_ids[: LIMIT + 1])
     leaving, upgraded = org_ids[-1], org_ids[LIMIT]
@@ -222,6 +274,5 @@ def test_another_limit_is_refused(given: str) -> None:
 
 def test_a_share_of_all_links_counts_where_it_is_more(braked: SyncWorld) -> None:
     synced(braked, 5)
-    with braked.database.read() as session:
-        assert PaymentLimit(changes=2, percent=50).of(session) == 5
-        assert PaymentLimit(changes=20, percent=50).of(session) == 20
+    assert PaymentLimit(changes=2, percent=50).of(braked.database) == 5
+    assert PaymentLimit(changes=20, percent=50).of(braked.database) == 20
