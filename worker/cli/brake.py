@@ -17,7 +17,7 @@ from core.events.event_types import ChangeContext
 from core.flow_control import payment_brake
 from core.organizations import commands as organization_commands
 from core.ports.minor_units import amount_text
-from core.ports.spec import PROVIDER_NAMES, Provider
+from core.ports.spec import PROVIDER_NAMES, PROVIDERS, Provider
 from core.reconcile import payment_holds
 from core.reconcile.payment_goals import DROPPED_CODE, ON_HOLD_CODES
 from core.reconcile.payment_holds import ChangeOnHold
@@ -93,14 +93,14 @@ def release(*, reason: ReasonOption, only: OnlyOption = None, yes: confirmation.
     settings = settings_of.read()
     catalog = catalog_wiring.load(settings)
     with resources.open_database(settings) as database:
-        found = _confirm(database, catalog, only, "will be sent", yes=yes)
+        found = _confirm(database, catalog, only, drops=False, yes=yes)
         released = _decide(
             database,
             found,
             "brake release",
             lambda change, organization: payment_holds.release(change, organization, catalog, reason),
         )
-    output.show(f"{descriptions.plural(released, 'organization')} will be sent.", *stored_change.lines(settings))
+    output.show(f"Released: {descriptions.plural(released, 'organization')}.", *stored_change.lines(settings))
 
 
 def drop(*, reason: ReasonOption, only: OnlyOption = None, yes: confirmation.YesOption = False) -> None:
@@ -108,7 +108,7 @@ def drop(*, reason: ReasonOption, only: OnlyOption = None, yes: confirmation.Yes
     settings = settings_of.read()
     catalog = catalog_wiring.load(settings)
     with resources.open_database(settings) as database:
-        found = _confirm(database, catalog, only, "will never be sent", yes=yes)
+        found = _confirm(database, catalog, only, drops=True, yes=yes)
         dropped = _decide(
             database,
             found,
@@ -145,24 +145,28 @@ def expect(
 
 
 def _confirm(
-    database: Database, catalog: Catalog, only: Sequence[str] | None, will_be: str, *, yes: bool
+    database: Database, catalog: Catalog, only: Sequence[str] | None, *, drops: bool, yes: bool
 ) -> dict[str, int]:
-    """The organizations that are decided about, by ascending id, with the versions that were shown."""
+    """The organizations that are decided about, by ascending id, with the versions that were shown.
+
+    ``drops``: without the deleted ones, whose end cannot be dropped.
+    """
     with database.read() as session:
         named = {descriptions.find_organization(session, each).id for each in only or ()}
-        shown = payment_holds.list_on_hold(session, _LISTED_BEFORE_CONFIRMATION, named)
+        found = payment_holds.list_on_hold(session, _LISTED_BEFORE_CONFIRMATION + len(PROVIDERS) * len(named), named)
         versions = payment_holds.waiting_versions(session)
-        if named:
-            organizations = [
-                session.get_one(Organization, org_id) for org_id in sorted({each.org_id for each in shown})
-            ]
-            versions = {each.id: each.version for each in organizations}
-    listed = [each for each in shown if each.org_id in versions]
+        if named:  # also those that were dropped
+            org_ids = sorted({each.org_id for each in found})
+            versions = {org_id: session.get_one(Organization, org_id).version for org_id in org_ids}
+    deleted = {each.org_id for each in found if each.is_deleted} if drops else set()
+    versions = {org_id: version for org_id, version in versions.items() if org_id not in deleted}
     if not versions:
-        message = "nothing is on hold; `billing-sync brake list` shows what is"
+        message = "nothing is on hold that this can decide about; `billing-sync brake list` shows what is"
         raise UsageError(message)
-    lines = [*_sentences(listed, catalog), f"{descriptions.plural(len(versions), 'organization')} {will_be}."]
-    confirmation.confirm(lines, yes=yes)
+    shown = [each for each in found if each.org_id in versions][:_LISTED_BEFORE_CONFIRMATION]
+    changes = "The change of 1 organization" if len(versions) == 1 else f"The changes of {len(versions)} organizations"
+    will_be = "will never be sent" if drops else "will be sent"
+    confirmation.confirm([*_sentences(shown, catalog), f"{changes} {will_be}."], yes=yes)
     return versions
 
 
@@ -220,7 +224,7 @@ def _total(waiting: dict[str, int], found: Sequence[ChangeOnHold]) -> int:
 
 def _columns(catalog: Catalog, now: datetime) -> list[Column[ChangeOnHold]]:
     return [
-        Column("on_hold", lambda row: output.relative_time(row.since, now)),
+        Column("since", lambda row: output.relative_time(row.since, now)),
         Column("kind", lambda row: _KIND_BY_CODE.get(row.code, row.code)),
         Column("organization", lambda row: row.org_id, kind="id"),
         Column("name", lambda row: row.name, kind="fold"),

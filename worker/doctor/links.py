@@ -8,6 +8,7 @@ from sqlalchemy.exc import DBAPIError
 
 from core.common import runbook
 from core.db.database import DatabaseError
+from core.db.models.billing_links import PAYMENT_BRAKE
 from core.reporting import overview
 from core.reporting.overview import FailureGroup
 from worker.doctor.findings import DoctorFinding, not_checked, not_set, ok, warning
@@ -33,4 +34,5 @@ def _finding(group: FailureGroup) -> DoctorFinding:
     code = group.code or group.kind
     message = f"{name}: {links} {STATE_TEXTS[group.state]}: {code}"
     consequence = f"nothing is sent to {name} for these organizations"
-    return warning(f"links_{group.state}", message, consequence, f"`billing-sync parked`; {runbook.entry(code)}")
+    command = "brake list" if group.kind == PAYMENT_BRAKE else "parked"
+    return warning(f"links_{group.state}", message, consequence, f"`billing-sync {command}`; {runbook.entry(code)}")

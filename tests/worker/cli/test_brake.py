@@ -80,7 +80,8 @@ def test_one_is_released_and_the_others_stay(folder: Path, on_hold: list[str]) -
     assert state_of(folder, first)[0] == "on_hold"
     released = console.run(folder, "brake", "release", "--only", "Acme", *WHY, "--yes")
     assert "enterprise (99.00 USD monthly)" in released.stdout
-    assert "1 organization will be sent." in released.stdout
+    assert "The change of 1 organization will be sent." in released.stdout
+    assert "Released: 1 organization." in released.stdout
     assert state_of(folder, first) == ("active", None)
     assert state_of(folder, second)[0] == "on_hold"
     assert "the payment brake let it go: new prices" in console.run(folder, "history", first).stdout
@@ -96,6 +97,16 @@ def test_all_are_dropped_and_listed_as_that(folder: Path, on_hold: list[str]) ->
     nothing = console.run(folder, "brake", "drop", *WHY, "--yes")
     assert nothing.returncode != 0
     assert "nothing is on hold" in nothing.stderr
+
+
+def test_an_end_of_a_deleted_organization_is_not_dropped_and_says_so(folder: Path, manager: OrgManager) -> None:
+    leaving = manager.create_organization("Initech", plan_tier="starter")
+    assert console.run(folder, "set", leaving, "--status", "deleted", "--yes").returncode == 0
+    put_on_hold(folder, leaving, "end_on_hold")
+    refused = console.run(folder, "brake", "drop", *WHY, "--yes")
+    assert refused.returncode != 0
+    assert "nothing is on hold that this can decide about" in refused.stderr
+    assert state_of(folder, leaving) == ("on_hold", "end_on_hold")
 
 
 def test_what_is_expected_is_listed_until_it_ends(folder: Path, manager: OrgManager) -> None:
