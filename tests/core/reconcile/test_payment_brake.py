@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import timedelta
 
 import pytest
@@ -12,8 +13,11 @@ from core.events.event_types import ChangeContext
 from core.flow_control import payment_brake
 from core.flow_control.payment_brake import PaymentLimit
 from core.organizations import commands
+from core.ports.errors import LeaseLostError
+from core.ports.planned import PaymentChange
 from core.reconcile import commands as reconcile_commands
-from core.reconcile import payment_holds
+from core.reconcile import lease, payment_holds
+from core.reconcile.attempt import SyncAttempt
 from tests.support.sync_world import SyncWorld
 
 LIMIT = 3
@@ -221,6 +225,44 @@ def test_the_places_of_the_last_hour_are_counted_and_a_repeated_attempt_takes_no
     with braked.database.read() as session:
         assert payment_brake.count_places(session, braked.now) <= LIMIT
         assert payment_brake.count_places(session, braked.now + timedelta(hours=1)) == 0
+
+
+def test_of_many_workers_at_once_exactly_the_limit_sends(braked: SyncWorld) -> None:
+    org_ids = synced(braked, 8)
+    for org_id in org_ids:
+        braked.change_plan(org_id, "enterprise")
+    braked.wait(5)
+    gate, reconciler = threading.Barrier(len(org_ids)), braked.reconciler
+
+    def run(org_id: str) -> None:
+        gate.wait(timeout=30)
+        reconciler.run(org_id, "lago")
+
+    threads = [threading.Thread(target=run, args=(org_id,)) for org_id in org_ids]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    for org_id in org_ids:  # some waited for a permit
+        braked.reconcile_until_idle(org_id)
+    assert len(waiting(braked)) == len(org_ids) - LIMIT
+    with braked.database.read() as session:
+        assert payment_brake.count_places(session, braked.now) == LIMIT
+
+
+def test_a_worker_that_lost_its_lease_takes_no_place(braked: SyncWorld) -> None:
+    (org_id,) = synced(braked, 1)
+    braked.change_plan(org_id, "enterprise")
+    braked.wait(5)
+    stale = lease.acquire(braked.database, braked.clock, org_id, "lago")
+    assert isinstance(stale, SyncAttempt)
+    stale.payment_limit = braked.payment_limit
+    braked.expire_lease()
+    assert isinstance(lease.acquire(braked.database, braked.clock, org_id, "lago"), SyncAttempt)
+    with pytest.raises(LeaseLostError):
+        stale.before_change(list, PaymentChange(kind="plan"))
+    with braked.database.read() as session:
+        assert payment_brake.count_places(session, braked.now) == 0
 
 
 def test_new_customers_take_no_place(braked: SyncWorld) -> None:
