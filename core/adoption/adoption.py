@@ -46,13 +46,15 @@ _UNPAID: Final[tuple[Provider, Provider]] = ("lago", "stripe")
 class AdoptionRules:
     """``with_marks`` False: Stripe's metadata stays as it is.
 
-    ``takes_their_plan``: an organization that is on another plan than the one that is paid gets that one.
+    ``takes_their_plan``: an organization that is on another plan than the one that is paid gets that one, unless it is
+    of another version than ``shown_version``, to which somebody agreed.
     """
 
     catalog: Catalog
     policy: PayerPolicy
     with_marks: bool = True
     takes_their_plan: bool = False
+    shown_version: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,16 +136,21 @@ def _organization(
         message = f"there is no organization {row.org_id}: leave org_id empty for a new one, or correct the row"
         raise NotAdoptedError(message)
     if rules.takes_their_plan and any(found.subscription is not None for found in objects.values()):
-        _take_their_plan(change, organization, plan)
+        _take_their_plan(change, organization, plan, rules.shown_version)
     guards.refuse_organization(organization, plan, side_ids(row))
     guards.refuse_changed_values(organization, row)
     return organization
 
 
-def _take_their_plan(change: ChangeContext, organization: Organization, plan: CatalogPlan) -> None:
-    """Also one that is sold no longer: whoever pays for it stays on it."""
+def _take_their_plan(
+    change: ChangeContext, organization: Organization, plan: CatalogPlan, shown_version: int | None
+) -> None:
+    """Also one that is sold no longer: whoever pays for it stays on it. Raises ``NotAdoptedError``."""
     is_on_it = plan.tier in {organization.plan_tier, organization.pending_plan_tier}
     if not is_on_it and organization.status != "deleted":
+        if shown_version not in {None, organization.version}:
+            message = f"organization {organization.id} changed since it was shown: run the command again"
+            raise NotAdoptedError(message, is_left=True)
         plan_changes.adopt_plan(change, organization, plan.tier, by="change")
 
 
@@ -362,7 +369,7 @@ def _mode_remarks(organization: Organization) -> Iterator[str]:
     if organization.management == "observe":
         yield (
             "it has the mode observe of its own, which `adopt discover` gives to whom two customers could charge: "
-            f"`billing-sync management manage {organization.id}` ends that"
+            f"`billing-sync management inherit {organization.id}` ends that"
         )
 
 

@@ -7,7 +7,7 @@ a run that was killed. No transaction is open during a request, and memory holds
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -20,11 +20,13 @@ from core.adoption.discovery_listings import CustomerKey
 from core.adoption.discovery_store import DiscoveryRun, DiscoveryStage
 from core.adoption.matching import (
     AdoptionOrganization,
+    Cluster,
     Likeness,
     Match,
     is_managed,
     matches_of,
     missing_customer,
+    named_organizations,
 )
 from core.adoption.proposal import ProposalRules, propose
 from core.adoption.row import AdoptionAction, AdoptionRow, AdoptionSide
@@ -137,6 +139,7 @@ class Discovery:
         rows = [propose(_with_likenesses(each, likenesses), self.rules) for each in matches if not is_managed(each)]
         run.managed += len(matches) - len(rows)
         undecided = {key for row in rows if _is_undecided(row) for key in _row_keys(row)}
+        run.suggested |= _named_in_conflicts(rows, clusters)
         with self.database.write() as session:
             run.suggested |= discovery_listings.like_organizations(
                 session, run.id, [each.customer for key, each in customers.items() if key in undecided]
@@ -196,6 +199,20 @@ def _is_undecided(row: AdoptionRow) -> bool:
     return row.action == "conflict" and row.org_id is None
 
 
+def _named_in_conflicts(rows: Iterable[AdoptionRow], clusters: Iterable[Cluster]) -> set[str]:
+    """The organizations that strong keys of customers in conflicts name."""
+    conflicts = [row for row in rows if row.action == "conflict"]
+    keys = {key for row in conflicts for key in _row_keys(row)}
+    named = {
+        org_id
+        for cluster in clusters
+        for each in cluster.customers
+        if (each.provider, each.customer.id) in keys
+        for org_id in named_organizations(each, cluster.organizations)
+    }
+    return named | {row.org_id for row in conflicts if row.org_id is not None}
+
+
 def _row_keys(row: AdoptionRow) -> set[CustomerKey]:
     return {(provider, side.customer_id) for provider, side in row.sides.items()}
 
@@ -205,7 +222,8 @@ def _with_likenesses(match: Match, likenesses: Mapping[CustomerKey, list[Likenes
     likes = [
         like for key in _keys_of(match) for like in likenesses[key] if (like.provider, like.customer_id) not in own
     ]
-    return replace(match, likenesses=tuple(dict.fromkeys(likes))[:MAX_LIKENESSES_OF_A_MATCH])
+    in_order = sorted(dict.fromkeys(likes), key=lambda like: like.org_id is None)
+    return replace(match, likenesses=tuple(in_order[:MAX_LIKENESSES_OF_A_MATCH]))
 
 
 def _missing_providers(

@@ -159,7 +159,8 @@ def likenesses(
             DiscoveryListing.object_type.in_(("customer", "organization")),
             or_(DiscoveryListing.name_key.in_(name_keys), DiscoveryListing.email_key.in_(email_keys)),
         )
-        .order_by(DiscoveryListing.provider.desc(), DiscoveryListing.id)
+        # Organizations first: a new one beside one of ours that is like it would be charged twice.
+        .order_by(DiscoveryListing.provider != OURS, DiscoveryListing.provider.desc(), DiscoveryListing.id)
         .limit(MAX_LIKENESSES_READ)
     ).all()
     by_name: dict[str, list[tuple[str, str, str]]] = {}

@@ -62,8 +62,8 @@ def observed_ids(session: Session, organizations: Collection[Organization], inst
     return by_mode | set(session.scalars(theirs))
 
 
-def set_mode(change: ChangeContext, organization: Organization, mode: Management) -> bool:
-    """Set the organization's own mode, which wins over the installation's. The caller has locked the organization.
+def set_mode(change: ChangeContext, organization: Organization, mode: Management | None) -> bool:
+    """Set the organization's own mode, which wins over the installation's; None: it has none. The caller has locked it.
 
     Returns False, and changes nothing, if it has this mode already.
     """

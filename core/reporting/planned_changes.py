@@ -98,8 +98,10 @@ def _changes_payment(step: PlannedStep, *, is_paid: bool) -> bool:
     if step.kind == "set_payer":
         return True
     prices = [price for price in (step.price_before, step.price_after) if price is not None]
-    if not is_paid or not prices:
+    if not is_paid:
         return False
+    if not prices:
+        return step.kind in _ABOUT_MONEY
     if any(price.amount is None for price in prices):
         return True
     amounts = [price.amount if price is not None else 0 for price in (step.price_before, step.price_after)]

@@ -191,7 +191,8 @@ def _show_observed(names: Mapping[str, str], total: int) -> None:
         output.show(f"and {total - len(names)} more; `billing-sync management report` has them")
     output.show(
         "Write the organization's id into org_id of the conflict if the customer is its own; if it has none, "
-        "`billing-sync management manage ORG` makes new customers for it."
+        "`billing-sync management inherit ORG` gives it the mode of all others, which makes new customers once it is "
+        "managed."
     )
 
 

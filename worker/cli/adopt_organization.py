@@ -85,6 +85,7 @@ def adopt(  # noqa: PLR0913 - its options
         adopt_table.confirm_accounts(runtime)
         adopter = adopter_of(runtime, "adopt", with_marks=not without_marks, takes_their_plan=their_plan)
         named = {provider: each for provider, each in given.items() if each is not None}
+        adopter = _for_version_of(org_id, runtime, adopter)
         row = _proposed(runtime, adopter, org_id, named)
         if (sentence := _adopted_before(runtime, org_id, row)) is not None:
             output.show(*row_lines(row, is_proposed=False), sentence)
@@ -95,6 +96,13 @@ def adopt(  # noqa: PLR0913 - its options
         is_managed = _show_whether_managed(runtime, org_id)
         result = _applied(runtime, adopter, row, yes=yes)
     _show_result(result, org_id, is_managed=is_managed)
+
+
+def _for_version_of(org_id: str, runtime: Runtime, adopter: Adopter) -> Adopter:
+    """What is shown from now on is of this version of the organization."""
+    with runtime.database.read() as session:
+        version = session.get_one(Organization, org_id).version
+    return replace(adopter, rules=replace(adopter.rules, shown_version=version))
 
 
 def _applied(runtime: Runtime, adopter: Adopter, row: AdoptionRow, *, yes: bool) -> AdoptionResult:

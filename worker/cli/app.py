@@ -192,6 +192,12 @@ _add(
 )
 _add(
     management_commands,
+    "inherit",
+    ("management", "inherit"),
+    "Give organizations the mode of the installation again (MANAGEMENT).",
+)
+_add(
+    management_commands,
     "report",
     ("management", "report"),
     "Show what would be written for each observed organization, and what it would change in what is paid.",

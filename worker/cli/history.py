@@ -133,7 +133,7 @@ _DESCRIPTIONS: Final[dict[str, Callable[[str, Mapping[str, Json]], str]]] = {
     "resolved": lambda kind, details: f"{kind}: {details['decision']}",
     "organization.adopted": lambda _, details: f"adopted: {details['action']}",
     "organization.released": lambda _, __: "given back: nothing is written to it any more",
-    "organization.management_changed": lambda _, details: f"mode: {details['management']}",
+    "organization.management_changed": lambda _, details: f"mode: {details['management'] or 'as MANAGEMENT'}",
     "adopted": lambda kind, details: f"{kind}: customer {details['customer_id']}",
     "payer_given": lambda _, __: "Lago gets a payer from now on",
     "released": lambda _, details: f"given back: customer {details['customer_id']}",

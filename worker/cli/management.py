@@ -65,6 +65,14 @@ def manage(*, orgs: OrgsArgument = None, yes: confirmation.YesOption = False) ->
     _set_mode("manage", orgs)
 
 
+def inherit(*, orgs: OrgsArgument = None) -> None:
+    """Give organizations the mode of the installation again (MANAGEMENT).
+
+    `adopt discover` gives the mode observe to whom two customers could charge. Run this once that is decided.
+    """
+    _set_mode(None, orgs)
+
+
 def report(
     *,
     orgs: OrgsArgument = None,
@@ -164,11 +172,13 @@ def _changes_money(organization: ObservedOrganization) -> bool:
     return any(map(planned_changes.changes_money, _observations(organization)))
 
 
-def _set_mode(mode: Management, orgs: list[str] | None) -> None:
+def _set_mode(mode: Management | None, orgs: list[str] | None) -> None:
+    """``mode`` None: the installation's."""
     if not orgs:
-        message = (
-            f"name the organizations; for all that have no mode of their own, set MANAGEMENT={mode} for every process "
-            "and restart them"
+        message = "name the organizations" + (
+            f"; for all that have no mode of their own, set MANAGEMENT={mode} for every process and restart them"
+            if mode is not None
+            else ""
         )
         raise UsageError(message)
     settings = settings_of.read()
@@ -180,7 +190,8 @@ def _set_mode(mode: Management, orgs: list[str] | None) -> None:
                 organization = descriptions.lock_organization(session, org_id)
                 change = ChangeContext(session, utc_now(), cause.of_command("management"))
                 is_changed = management.set_mode(change, organization, mode)
-            output.show(f"{org_id}: {mode}." if is_changed else f"{org_id}: {mode} already. Nothing was changed.")
+            name = mode or f"as MANAGEMENT, {settings.management}"
+            output.show(f"{org_id}: {name}." if is_changed else f"{org_id}: {name} already. Nothing was changed.")
     output.show(*stored_change.lines(settings, *ids))
 
 

@@ -366,6 +366,33 @@ def test_an_organization_that_may_pay_already_gets_no_second_subscription_before
     assert len(world.stripe_objects("customers")) == 3
 
 
+def test_an_organization_behind_many_customers_with_its_address_is_observed_all_the_same(site: DiscoverySite) -> None:
+    org_id = site.world.create("Acme")
+    site.world.sandbox.preload_stripe_customers(
+        [{"id": f"cus_a{number}", "name": f"A {number}", "email": "ap@acme.test"} for number in range(12)]
+    )
+    paying_stripe_customer(site, name="Payer", email="ap@acme.test")
+    discovery = site.new_discovery()
+    run = discovery.run()
+    (paying,) = [row for row in discovery.rows(run) if row.action != "skip"]
+    assert (paying.action, paying.org_id) == ("conflict", None)
+    assert run.observed == [org_id]
+
+
+def test_organizations_that_strong_keys_of_a_conflict_name_are_observed(site: DiscoverySite) -> None:
+    world = site.world
+    first, second = world.create("First", email=None), world.create("Second", email=None)
+    with world.database.read() as session:
+        database_id = session.get_one(ProviderStatus, "stripe").database_id
+    marks = {"billing_sync_org_id": first, "billing_sync_database_id": database_id}
+    customer = paying_stripe_customer(site, name="Somebody", email="some@body.test", metadata=marks)
+    site.harness.lago_customer(second, payer=customer, plan="professional", name="Else", email=None)
+    discovery = site.new_discovery()
+    run = discovery.run()
+    assert {row.action for row in discovery.rows(run)} == {"conflict"}
+    assert sorted(run.observed) == sorted([first, second])
+
+
 def test_what_has_a_customer_or_was_found_by_a_strong_key_keeps_its_mode(site: DiscoverySite) -> None:
     world = site.world
     managed, found = world.create("Acme"), world.create("Found", email="found@acme.test")

@@ -132,7 +132,7 @@ def test_an_organization_that_may_pay_already_is_said_with_both_ways_on(
     text = " ".join(shown.split())
     assert f"Acme {org_id}" in text
     assert "A customer in a conflict may belong to 1 organization without a customer" in text
-    assert "`billing-sync management manage ORG` makes new customers" in text
+    assert "`billing-sync management inherit ORG` gives it the mode of all others" in text
     assert theirs.world.organization(org_id).management == "observe"
     again = types("adopt", "discover", "--out", str(tmp_path / "again.json"), "--json")
     assert json.loads(again.stdout)["observed"] == [org_id]

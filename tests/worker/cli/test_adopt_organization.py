@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -262,6 +263,20 @@ def test_a_plan_that_is_sold_no_longer_is_given_by_the_command_that_the_refusals
     assert {call.path for call in theirs.writes()} == {"/v1/customers/cus_theirs"}
 
 
+def test_their_plan_replaces_no_change_that_nobody_was_shown(theirs: AdoptionHarness) -> None:
+    org_id = theirs.world.create("Acme", "starter")
+    theirs.lago_customer(plan="professional", payer=theirs.stripe_customer())
+    row = theirs.row(org_id=org_id, stripe="cus_theirs", lago="acme", tier="professional", name_source="ours")
+    shown = theirs.world.organization(org_id).version
+    adopter = theirs.adopter()
+    adopter = replace(adopter, rules=replace(adopter.rules, takes_their_plan=True, shown_version=shown))
+    theirs.world.change_plan(org_id, "enterprise")
+    (result,) = adopter.apply([row])
+    assert result.kind == "left"
+    assert "changed since it was shown" in str(result.reason)
+    assert theirs.world.organization(org_id).plan_tier == "enterprise"
+
+
 def test_their_plan_is_one_that_is_paid(theirs: AdoptionHarness, types: Type) -> None:
     org_id = theirs.world.create("Acme", "professional")
     theirs.lago_customer(payer=theirs.stripe_customer())
@@ -350,4 +365,4 @@ def test_an_adoption_says_that_the_organization_is_still_observed_by_its_own_mod
 ) -> None:
     theirs.world.set_mode(org_id, "observe")
     adopted = words_of(types("adopt", org_id, "--lago", "acme"))
-    assert f"`billing-sync management manage {org_id}` ends that" in adopted
+    assert f"`billing-sync management inherit {org_id}` ends that" in adopted

@@ -79,6 +79,16 @@ def test_the_mode_of_an_organization_is_set_and_said(folder: Path, manager: OrgM
     assert mode_of(folder, org_id) == "manage"
 
 
+def test_an_own_mode_ends_with_that_of_the_installation(folder: Path, manager: OrgManager) -> None:
+    org_id = manager.create_organization("Acme")
+    console.run(folder, "management", "observe", org_id)
+    shown = console.run(folder, "management", "inherit", org_id).stdout
+    assert f"{org_id}: as MANAGEMENT, manage." in shown
+    assert mode_of(folder, org_id) is None
+    assert "Nothing was changed" in console.run(folder, "management", "inherit", org_id).stdout
+    assert "mode: as MANAGEMENT" in console.run(folder, "history", org_id).stdout
+
+
 def test_without_an_organization_the_way_out_is_said(folder: Path, manager: OrgManager) -> None:
     org_id = manager.create_organization("Acme")
     ended = console.run(folder, "management", "observe")
