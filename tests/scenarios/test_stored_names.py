@@ -255,7 +255,7 @@ def test_a_proposed_row_is_stored_and_written_under_these_keys() -> None:
     stored = TypeAdapter(AdoptionRow).dump_python(row, mode="json")
     assert " ".join(stored) == (
         "org_id sides matched_by plan_tier difference currency name_source email_source our_name our_email action "
-        "reason suggestion"
+        "reason suggestion proposed_org_id"
     )
     assert " ".join(stored["sides"]["stripe"]) == (
         "customer_id external_customer_id subscription_id external_subscription_id name email price amount currency "

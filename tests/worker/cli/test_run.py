@@ -140,6 +140,7 @@ def in_sync(folder: Path) -> bool:
 
 
 def sandbox_state(up: console.ConsoleProcess) -> dict[str, dict[str, list[dict[str, dict[str, str]]]]]:
+    up.wait_for_output("http://")
     url = next(word for word in up.output.split() if word.startswith("http://"))
     with SandboxClient(url) as client:
         return client.state()
