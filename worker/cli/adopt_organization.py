@@ -83,9 +83,8 @@ def adopt(  # noqa: PLR0913 - its options
         with runtime.database.read() as session:
             org_id = descriptions.find_organization(session, org).id
         adopt_table.confirm_accounts(runtime)
-        adopter = adopter_of(runtime, "adopt", with_marks=not without_marks, takes_their_plan=their_plan)
+        adopter = _adopter(runtime, org_id, with_marks=not without_marks, takes_their_plan=their_plan)
         named = {provider: each for provider, each in given.items() if each is not None}
-        adopter = _for_version_of(org_id, runtime, adopter)
         row = _proposed(runtime, adopter, org_id, named)
         if (sentence := _adopted_before(runtime, org_id, row)) is not None:
             output.show(*row_lines(row, is_proposed=False), sentence)
@@ -98,10 +97,11 @@ def adopt(  # noqa: PLR0913 - its options
     _show_result(result, org_id, is_managed=is_managed)
 
 
-def _for_version_of(org_id: str, runtime: Runtime, adopter: Adopter) -> Adopter:
+def _adopter(runtime: Runtime, org_id: str, *, with_marks: bool, takes_their_plan: bool) -> Adopter:
     """What is shown from now on is of this version of the organization."""
     with runtime.database.read() as session:
         version = session.get_one(Organization, org_id).version
+    adopter = adopter_of(runtime, "adopt", with_marks=with_marks, takes_their_plan=takes_their_plan)
     return replace(adopter, rules=replace(adopter.rules, shown_version=version))
 
 
