@@ -68,6 +68,7 @@ SEAHAVEN: Final = StandIn(
         "products and prices itself, and `plans push` finds them",
         Ability.FREE_PLANS: "charge_automatically asks for a payment method even where nothing is due; Stripe asks "
         "where something is (stripe.md 6)",
+        Ability.ADOPTION: "it refuses a list of subscriptions that expands their coupons",
     },
 )
 
@@ -105,6 +106,7 @@ LOCALSTRIPE: Final = StandIn(
         Ability.PRICES: "it has no Prices, only the older Plans",
         Ability.REPLAY: "idempotency keys are ignored, and a repeated create makes another customer",
         Ability.DRIFT_LISTS: "GET /v1/events refuses `types`",
+        Ability.ADOPTION: "it refuses a list of subscriptions that expands their coupons",
     },
 )
 
