@@ -75,12 +75,13 @@ def count_on_hold(session: Session) -> dict[str, int]:
     return {str(code): count for code, count in session.execute(counted)}
 
 
-def waiting_versions(session: Session) -> dict[str, int]:
+def waiting_versions(session: Session, *, with_deleted: bool = True) -> dict[str, int]:
     """The organizations with a change that waits, in ascending order, and their versions: what a decision is about."""
+    statuses = () if with_deleted else (Organization.status != "deleted",)
     query = (
         select(Organization.id, Organization.version)
         .join(BillingLink, BillingLink.org_id == Organization.id)
-        .where(_IS_WAITING)
+        .where(_IS_WAITING, *statuses)
         .distinct()
     )
     return dict(session.execute(query.order_by(Organization.id)).all())

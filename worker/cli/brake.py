@@ -154,12 +154,10 @@ def _confirm(
     with database.read() as session:
         named = {descriptions.find_organization(session, each).id for each in only or ()}
         found = payment_holds.list_on_hold(session, _LISTED_BEFORE_CONFIRMATION + len(PROVIDERS) * len(named), named)
-        versions = payment_holds.waiting_versions(session)
+        versions = payment_holds.waiting_versions(session, with_deleted=not drops)
         if named:  # also those that were dropped
-            org_ids = sorted({each.org_id for each in found})
+            org_ids = sorted({each.org_id for each in found if not (drops and each.is_deleted)})
             versions = {org_id: session.get_one(Organization, org_id).version for org_id in org_ids}
-    deleted = {each.org_id for each in found if each.is_deleted} if drops else set()
-    versions = {org_id: version for org_id, version in versions.items() if org_id not in deleted}
     if not versions:
         message = "nothing is on hold that this can decide about; `billing-sync brake list` shows what is"
         raise UsageError(message)

@@ -24,6 +24,7 @@ from core.reporting.planned_changes import MoneyTotals
 from worker.cli import cause, confirmation, descriptions, output, resources, stored_change
 from worker.cli.exit_codes import UsageError
 from worker.config import settings as settings_of
+from worker.config.settings import Settings
 
 OrgsArgument = Annotated[
     list[str] | None, typer.Argument(metavar="ORG", help="Ids, beginnings of ids, or exact names.")
@@ -52,24 +53,19 @@ def manage(*, orgs: OrgsArgument = None, yes: confirmation.YesOption = False) ->
     Shows what would be written, and asks if somebody would begin to pay or pay another amount. What an import or
     `set-customer-id` brought stays observed until it is adopted.
     """
-    settings = settings_of.read()
-    with resources.open_database(settings) as database:
-        with database.read() as session:
-            ids = [descriptions.find_organization(session, each).id for each in orgs or ()]
-        found = list(observed.observed_organizations(database, settings.management, utc_now(), ids)) if ids else []
-    lines = [line for each in found for line in _managed_lines(each)]
-    if any(map(_may_change_payment, found)):
-        confirmation.confirm(lines, yes=yes)
-    elif lines:
-        output.show(*lines)
+    _confirm_steps(settings_of.read(), orgs, yes=yes)
     _set_mode("manage", orgs)
 
 
-def inherit(*, orgs: OrgsArgument = None) -> None:
+def inherit(*, orgs: OrgsArgument = None, yes: confirmation.YesOption = False) -> None:
     """Give organizations the mode of the installation again (MANAGEMENT).
 
-    `adopt discover` gives the mode observe to whom two customers could charge. Run this once that is decided.
+    `adopt discover` gives the mode observe to whom two customers could charge. Run this once that is decided. Where
+    MANAGEMENT is manage, it shows and asks what `management manage` does.
     """
+    settings = settings_of.read()
+    if settings.management == "manage":
+        _confirm_steps(settings, orgs, yes=yes)
     _set_mode(None, orgs)
 
 
@@ -170,6 +166,19 @@ def _observations(organization: ObservedOrganization) -> Iterator[Observation]:
 
 def _changes_money(organization: ObservedOrganization) -> bool:
     return any(map(planned_changes.changes_money, _observations(organization)))
+
+
+def _confirm_steps(settings: Settings, orgs: list[str] | None, *, yes: bool) -> None:
+    """Show what would be written, and ask if somebody would begin to pay or pay another amount."""
+    with resources.open_database(settings) as database:
+        with database.read() as session:
+            ids = [descriptions.find_organization(session, each).id for each in orgs or ()]
+        found = list(observed.observed_organizations(database, settings.management, utc_now(), ids)) if ids else []
+    lines = [line for each in found for line in _managed_lines(each)]
+    if any(map(_may_change_payment, found)):
+        confirmation.confirm(lines, yes=yes)
+    elif lines:
+        output.show(*lines)
 
 
 def _set_mode(mode: Management | None, orgs: list[str] | None) -> None:

@@ -82,7 +82,10 @@ def test_the_mode_of_an_organization_is_set_and_said(folder: Path, manager: OrgM
 def test_an_own_mode_ends_with_that_of_the_installation(folder: Path, manager: OrgManager) -> None:
     org_id = manager.create_organization("Acme")
     console.run(folder, "management", "observe", org_id)
-    shown = console.run(folder, "management", "inherit", org_id).stdout
+    asked = console.run(folder, "management", "inherit", org_id)  # nobody has read yet what would be written
+    assert "add --yes" in asked.stderr
+    assert mode_of(folder, org_id) == "observe"
+    shown = console.run(folder, "management", "inherit", org_id, "--yes").stdout
     assert f"{org_id}: as MANAGEMENT, manage." in shown
     assert mode_of(folder, org_id) is None
     assert "Nothing was changed" in console.run(folder, "management", "inherit", org_id).stdout
