@@ -110,7 +110,7 @@ def test_a_gated_downgrade_waits_at_the_periods_end(lago: httpx.Client, sandbox:
     subscribe(lago, "pro")
     assert gate(lago, "starter")["next_plan_code"] == "starter"
     assert statuses(sandbox) == [("starter", "pending"), ("pro", "active")]
-    sandbox.advance(timedelta(days=32))
+    sandbox.advance(timedelta(days=35))
     assert statuses(sandbox) == [("starter", "canceled"), ("pro", "active")]
 
 

@@ -114,5 +114,5 @@ def _link(world: SyncWorld, org_id: str, **columns: dict[str, Any]) -> None:
         for provider, link in adopted.items():
             desired = desired_state(provider, organization, links, world.catalog, world.policy)
             link.customer_fingerprint = customer_fingerprint(desired.customer)
-    world.advance_time(days=31)
+    world.advance_time(days=40)
     world.sandbox.reset_calls()
