@@ -211,7 +211,7 @@ def _take_over_plan(
     if next_tier in {None, organization.pending_plan_tier}:
         return
     # What a provider schedules and what an upgrade would do at once are told apart by the rank.
-    plan_changes.change_plan(change, organization, next_tier or plan.tier, catalog)
+    plan_changes.change_plan(change, organization, next_tier or plan.tier, catalog, is_theirs=True)
     if organization.pending_plan_tier != next_tier:
         message = f"{next_code} is scheduled at the provider, and is no lower plan than {plan.tier}: cancel it there"
         raise NotAdoptedError(message)

@@ -182,10 +182,11 @@ class ConflictResolver:
             plan_changes.change_plan(change, organization, organization.plan_tier, self.rules.catalog)
             return "no scheduled plan"
         tier = self._tier(organization, finding, finding.theirs)
-        if plan_changes.decide_plan_change(organization, tier, self.rules.catalog).kind != "period_end":
+        step = plan_changes.decide_plan_change(organization, tier, self.rules.catalog, is_theirs=True)
+        if step.kind != "period_end":
             reason = f"it schedules the higher plan {tier}, but a higher plan applies immediately here"
             raise _cannot_take(organization, finding, reason)
-        plan_changes.change_plan(change, organization, tier, self.rules.catalog)
+        plan_changes.change_plan(change, organization, tier, self.rules.catalog, is_theirs=True)
         return f"scheduled plan {tier}"
 
     def _tier(self, organization: Organization, finding: Finding, plan_code: str) -> str:

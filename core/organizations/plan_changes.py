@@ -25,16 +25,19 @@ class PlannedPlanChange:
     pending_plan_tier: str | None
 
 
-def decide_plan_change(organization: Organization, plan_tier: str, catalog: Catalog) -> PlannedPlanChange:
+def decide_plan_change(
+    organization: Organization, plan_tier: str, catalog: Catalog, *, is_theirs: bool = False
+) -> PlannedPlanChange:
     """A higher rank applies now, a lower one at the end of the period; the current plan cancels a scheduled one.
 
-    Raises ``InvalidChangeError``.
+    ``is_theirs``: a provider has it already, so it may be sold no longer. Raises ``InvalidChangeError``.
     """
     one_of("plan_tier", plan_tier, catalog.tiers())
     current_tier, pending_tier = organization.plan_tier, organization.pending_plan_tier
     current_plan = catalog.plans.get(current_tier)
     if plan_tier not in {current_tier, pending_tier}:
-        checked_offered("plan_tier", plan_tier, catalog)
+        if not is_theirs:
+            checked_offered("plan_tier", plan_tier, catalog)
         currency = organization.currency or (current_plan.currency if current_plan else None)
         checked_plan_currency("plan_tier", plan_tier, currency, catalog)
     billed = organization.status != "deleted"
@@ -48,9 +51,11 @@ def decide_plan_change(organization: Organization, plan_tier: str, catalog: Cata
     )
 
 
-def change_plan(change: ChangeContext, organization: Organization, plan_tier: str, catalog: Catalog) -> None:
+def change_plan(
+    change: ChangeContext, organization: Organization, plan_tier: str, catalog: Catalog, *, is_theirs: bool = False
+) -> None:
     """Change the plan as ``decide_plan_change`` decides."""
-    step = decide_plan_change(organization, plan_tier, catalog)
+    step = decide_plan_change(organization, plan_tier, catalog, is_theirs=is_theirs)
     if step.kind == "none":
         return
     before = organization.plan_tier

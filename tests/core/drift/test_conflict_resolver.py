@@ -193,6 +193,16 @@ def test_theirs_schedules_what_they_scheduled(world: SyncWorld) -> None:
 
 
 @pytest.mark.slow
+def test_theirs_schedules_a_plan_that_is_sold_no_longer(world: SyncWorld) -> None:
+    org_id = synced(world)
+    change_plan_in_lago(world, org_id, "starter")
+    starter = world.catalog.plan("starter").model_copy(update={"offered": False})
+    world.catalog = world.catalog.model_copy(update={"plans": world.catalog.plans | {"starter": starter}})
+    assert conflict_resolver_of(world).take_theirs(org_id, "lago") == ["scheduled plan starter"]
+    assert world.organization(org_id).pending_plan_tier == "starter"
+
+
+@pytest.mark.slow
 def test_theirs_cancels_what_they_canceled(world: SyncWorld) -> None:
     world.set_charging_provider("stripe")
     org_id = synced(world)
