@@ -20,7 +20,7 @@ from api.context import ApiContext, ContextDep
 from api.routing import WAIT_PATH, ApiRoute, request_limits, threads_of
 from api.schemas.requests import OrgId
 from api.sync_waits import SyncWaits
-from core.db.models.billing_links import PaymentStatus
+from core.db.models.billing_links import PAYMENT_BRAKE, PaymentStatus
 from core.ports.spec import PROVIDER_NAMES, Provider
 from core.reconcile.link_status import LinkReport, SyncStatus
 from core.reporting import sync_status
@@ -289,6 +289,8 @@ def _operator_reason(link: LinkReport) -> str:
         return f"The organization is observed: nothing is written at {provider_name}."
     if link.is_conflict:
         return f"Somebody changed the billing of this organization in {provider_name}."
+    if link.error_kind == PAYMENT_BRAKE:
+        return f"Too many changes of what organizations pay came at once, so this one waits at {provider_name}."
     if link.status == "on_hold":
         return f"The imported data for {provider_name} is doubtful."
     return f"The sync with {provider_name} cannot continue automatically."
@@ -299,6 +301,8 @@ def _operator_step(link: LinkReport) -> str:
         return "An operator decides from when on it is managed."
     if link.is_conflict:
         return "An operator must decide which one is right. Nothing is sent before."
+    if link.error_kind == PAYMENT_BRAKE:
+        return "An operator must let it go. Nothing is sent before."
     if link.status == "on_hold":
         return "An operator must check the data and retry. Nothing is sent before."
     return "An operator must resolve it. A new name, plan, billing email or currency also triggers a retry."
