@@ -26,7 +26,7 @@ from core.common.validation import InvalidChangeError
 from core.compare.desired_state import PayerPolicy, contact_fingerprint, customer_fingerprint, desired_state
 from core.db import leases
 from core.db.database import acquire_advisory_locks
-from core.db.models.billing_links import NO_ERROR, BillingLink, MarksState
+from core.db.models.billing_links import NO_ERROR, NO_TARGET, BillingLink, MarksState
 from core.db.models.organizations import Organization
 from core.db.models.providers import ProviderStatus
 from core.events import link_history, outbox
@@ -279,6 +279,7 @@ def _plan_values(provider: Provider, found: ProviderObjects, row: AdoptionRow, p
         "subscription_id": None,
         "sold_plan": None,
         "sold_price_id": None,
+        **NO_TARGET,
         "applied_next_plan": None,
         "replaced_next_plans": None,
         "arrangement": None,

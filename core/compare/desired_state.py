@@ -95,6 +95,12 @@ class SoldCode:
         )
 
 
+def stored_codes(link: BillingLink) -> tuple[str | None, ...]:
+    """The codes of the link, from the one that decides: where an operator moves it, that one, else what was sold."""
+    target = None if link.target_at_period_end else link.target_plan
+    return (target, link.sold_plan, link.applied_next_plan)
+
+
 def sold_price(link: BillingLink) -> SoldPrice | None:
     """The price that was sold; None if it is not known."""
     if link.sold_plan is None or link.sold_price_id is None:
@@ -159,11 +165,11 @@ def _at_stripe(
 ) -> DesiredState:
     """Always a customer, who is the payer; a subscription only if Stripe charges (money.md 1)."""
     link = links["stripe"]
-    sold = SoldCode.of(plan, "stripe", link.sold_plan, link.applied_next_plan)
+    sold = SoldCode.of(plan, "stripe", *stored_codes(link))
     if plan.charged_by == "lago":
         customer = replace(spec, charged_by_other_provider=True)
         return DesiredState(customer=customer, provides_payer=policy.sends_payer_to_lago, uncharged_plan_code=sold.code)
-    sold_next = SoldCode.of(next_plan, "stripe", link.applied_next_plan) if next_plan else None
+    sold_next = _sold_next("stripe", link, plan, next_plan, sold)
     return DesiredState(
         customer=spec,
         plan_code=sold.code,
@@ -186,8 +192,8 @@ def _at_lago(
     link = links["lago"]
     sends_payer = policy.sends_payer_to_lago and plan.charged_by == "lago" and not link.without_payer
     payer_id = charging_guard.payer_id(links["stripe"]) if sends_payer else None
-    sold = SoldCode.of(plan, "lago", link.sold_plan, link.applied_next_plan)
-    sold_next = SoldCode.of(next_plan, "lago", link.applied_next_plan) if next_plan else None
+    sold = SoldCode.of(plan, "lago", *stored_codes(link))
+    sold_next = _sold_next("lago", link, plan, next_plan, sold)
     return DesiredState(
         customer=replace(
             spec,
@@ -200,10 +206,29 @@ def _at_lago(
         next_plan_code=sold_next.code if sold_next else None,
         former_plan_codes=sold.former,
         former_next_plan_codes=sold_next.former if sold_next else frozenset(),
-        next_plan_amount=next_plan.amount_per(plan.interval) if next_plan else None,
+        next_plan_amount=_next_amount(plan, next_plan, sold_next),
         is_charging=plan.charged_by == "lago",
         waits_for_payer=sends_payer and payer_id is None,
     )
+
+
+def _sold_next(
+    provider: Provider, link: BillingLink, plan: CatalogPlan, next_plan: CatalogPlan | None, sold: SoldCode
+) -> SoldCode | None:
+    """The plan that is scheduled, or else the code to which an operator moves this one at the end of the period."""
+    if next_plan is not None:
+        return SoldCode.of(next_plan, provider, link.applied_next_plan)
+    target = link.target_plan if link.target_at_period_end else None
+    if target is None or target == sold.code or not plan.has_code(provider, target):
+        return None
+    return SoldCode(code=target)
+
+
+def _next_amount(plan: CatalogPlan, next_plan: CatalogPlan | None, sold_next: SoldCode | None) -> int | None:
+    """What the scheduled plan costs for the interval of this one; None for a former code, whose price is not known."""
+    if next_plan is not None:
+        return next_plan.amount_per(plan.interval)
+    return plan.amount if sold_next is not None and sold_next.code == plan.code("lago") else None
 
 
 def _plan_before_in_lago(desired: DesiredState, plan: CatalogPlan, link: BillingLink, catalog: Catalog) -> str | None:

@@ -165,6 +165,7 @@ class ConflictResolver:
                 # Sold under another code of the same plan: the code is all that changes here.
                 link = change.session.get_one(BillingLink, (organization.id, finding.provider))
                 link.sold_plan, link.sold_price_id = finding.theirs, None
+                link.target_plan, link.target_at_period_end = None, False
                 return f"plan {tier} as {finding.theirs}"
             plan_changes.adopt_plan(change, organization, tier)
             return f"plan {tier}"

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, and_, bindparam, case, or_, select, text, 
 
 from core.db import after_commit
 from core.db.base import UtcDateTime
-from core.db.models.billing_links import IS_BRAKED, IS_CONFLICT, NEEDS_OPERATOR, NO_ERROR, BillingLink
+from core.db.models.billing_links import IS_BRAKED, IS_CONFLICT, NEEDS_OPERATOR, NO_ERROR, NO_TARGET, BillingLink
 from core.db.models.organizations import Organization
 from core.events.event_types import ChangeContext, request_id_of
 from core.organizations import link_states
@@ -131,6 +131,16 @@ def mark_for_sync(
     if connection.execute(_MARK_UNPARKED_FOR_SYNC, parameters).rowcount < len(PROVIDERS):
         freed = connection.scalars(_MARK_REMAINING_FOR_SYNC, parameters).all()
         log_freed(change, organization.id, cast("Collection[Provider]", freed), by)
+
+
+def clear_targets(change: ChangeContext, org_id: str) -> None:
+    """Move the organization to no other code of its plan: it changes to another plan."""
+    change.session.execute(
+        update(BillingLink)
+        .where(BillingLink.org_id == org_id, BillingLink.target_plan.is_not(None))
+        .values(NO_TARGET)
+        .execution_options(synchronize_session=False)
+    )
 
 
 def end_attempts(change: ChangeContext, org_id: str) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable
 from sqlalchemy import and_, or_, select, update
 from sqlalchemy.orm import Session
 
-from core.db.models.billing_links import BillingLink
+from core.db.models.billing_links import NO_TARGET, BillingLink
 from core.db.models.organizations import Management, Organization
 from core.events import outbox
 from core.events.event_types import ChangeContext
@@ -91,6 +91,7 @@ def give_back(change: ChangeContext, organization: Organization) -> None:
             **link_states.values_after("released"),
             ownership="theirs",
             marks="due",
+            **NO_TARGET,
         )
         .execution_options(synchronize_session=False)
     )

@@ -12,7 +12,7 @@ from core.db.models.events import EventData
 from core.db.models.organizations import Organization
 from core.events import outbox
 from core.events.event_types import ChangeContext
-from core.organizations.links import FreedBy, mark_for_sync
+from core.organizations.links import FreedBy, clear_targets, mark_for_sync
 from core.organizations.validation import checked_offered, checked_plan_currency
 
 
@@ -61,6 +61,7 @@ def change_plan(
     before = organization.plan_tier
     organization.plan_tier, organization.pending_plan_tier = step.plan_tier, step.pending_plan_tier
     organization.plan_effective_at = organization.downgrade_recheck_at = None
+    clear_targets(change, organization.id)
     mark_for_sync(change, organization)
     at = "period_end" if step.pending_plan_tier else "now"
     data: EventData = {"from": before, "to": plan_tier, "at": at, "pending": step.pending_plan_tier}
@@ -71,6 +72,7 @@ def adopt_plan(change: ChangeContext, organization: Organization, tier: str, by:
     """An operator decided that ``tier``, which a provider charges already, is right: it applies now, up or down."""
     before, organization.plan_tier = organization.plan_tier, tier
     organization.pending_plan_tier = organization.plan_effective_at = organization.downgrade_recheck_at = None
+    clear_targets(change, organization.id)
     mark_for_sync(change, organization, by)
     data: EventData = {"from": before, "to": tier, "at": "now", "pending": None}
     outbox.record(change, "organization.plan_changed", organization.id, data)
@@ -88,6 +90,7 @@ def record_scheduled_plan_took_effect(
     organization.plan_tier = tier
     organization.plan_effective_at = organization.downgrade_recheck_at = None
     organization.updated_at = change.now
+    clear_targets(change, organization.id)
     if pending == tier:
         organization.pending_plan_tier = None
     else:

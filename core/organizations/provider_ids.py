@@ -13,7 +13,7 @@ from sqlalchemy import select, update
 from core.common.json_types import Json
 from core.common.validation import InvalidChangeError
 from core.db.database import acquire_advisory_locks
-from core.db.models.billing_links import NO_ERROR, BillingLink
+from core.db.models.billing_links import NO_ERROR, NO_TARGET, BillingLink
 from core.db.models.organizations import Organization
 from core.events import link_history, outbox
 from core.events.event_types import ChangeContext
@@ -121,6 +121,7 @@ def _set_customer_id(change: ChangeContext, organization: Organization, provider
                 **link_states.values_after("customer_id_set"),
                 sold_plan=None,
                 sold_price_id=None,
+                **NO_TARGET,
                 applied_next_plan=None,
                 replaced_next_plans=None,
                 arrangement=None,

@@ -38,7 +38,7 @@ from core.compare import charging_guard
 from core.compare.desired_state import external_ids, sold_price
 from core.db import leases
 from core.db.database import Database
-from core.db.models.billing_links import BillingLink
+from core.db.models.billing_links import NO_TARGET, BillingLink
 from core.db.models.events import Event
 from core.db.models.organizations import Organization
 from core.db.models.providers import ProviderStatus
@@ -554,6 +554,8 @@ def applied_values(attempt: SyncAttempt, result: ApplyResult) -> dict[str, Any]:
             "applied_plan": result.subscription.plan_code,
             "sold_plan": result.subscription.plan_code,
             "sold_price_id": result.subscription.price_id,
+            # Only this code: an operator may have named another one during the attempt.
+            **_targets_after(result.subscription.plan_code),
             "applied_next_plan": result.subscription.next_plan_code,
             "replaced_next_plans": None,
             "arrangement": arrangement.to_json(result.subscription.arrangement),
@@ -566,11 +568,17 @@ def applied_values(attempt: SyncAttempt, result: ApplyResult) -> dict[str, Any]:
             "applied_plan": None,
             "sold_plan": None,
             "sold_price_id": None,
+            **NO_TARGET,
             "applied_next_plan": None,
             "replaced_next_plans": None,
             "arrangement": None,
         }
     return values
+
+
+def _targets_after(sold_code: str) -> dict[str, Any]:
+    is_reached = BillingLink.target_plan == sold_code
+    return {name: case((is_reached, value), else_=getattr(BillingLink, name)) for name, value in NO_TARGET.items()}
 
 
 def _customer_values(attempt: SyncAttempt, result: ApplyResult) -> dict[str, Any]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from core.catalog.plans import Catalog, CatalogPlan
+from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
 from core.ports.errors import PaymentBrakeError
 from core.ports.planned import PaymentChange, PaymentChangeKind
@@ -21,11 +22,16 @@ ON_HOLD_CODES: Final[Mapping[PaymentChangeKind, str]] = {
 DROPPED_CODE: Final = "payment_change_dropped"
 
 
-def plan_goal(organization: Organization, catalog: Catalog) -> str:
-    """Of its plan, at both providers: so a change of who charges takes one place."""
+def plan_goal(organization: Organization, links: Iterable[BillingLink], catalog: Catalog) -> str:
+    """Of its plan, at both ``links``: so a change of who charges takes one place.
+
+    A code to which an operator moves one of them is part of it.
+    """
     tiers = (organization.plan_tier, organization.pending_plan_tier)
     is_deleted = organization.status == "deleted"
-    return _digest("ended" if is_deleted else [[tier, *_charge(catalog.plans.get(tier or ""))] for tier in tiers])
+    targets = sorted([link.provider, link.target_plan] for link in links if link.target_plan is not None)
+    plans: list[object] = [[tier, *_charge(catalog.plans.get(tier or ""))] for tier in tiers]
+    return _digest("ended" if is_deleted else [*plans, *targets])
 
 
 def _charge(plan: CatalogPlan | None) -> tuple[str | int, ...]:

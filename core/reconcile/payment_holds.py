@@ -25,7 +25,7 @@ from core.events.event_types import ChangeContext
 from core.flow_control import payment_brake
 from core.flow_control.payment_brake import RequestedChange
 from core.organizations import link_states, links
-from core.ports.spec import Provider
+from core.ports.spec import PROVIDERS, Provider
 from core.reconcile.payment_goals import DROPPED_CODE, ON_HOLD_CODES, payer_goal, plan_goal
 
 MAX_EXPECTED: Final = 1_000_000
@@ -104,10 +104,12 @@ def release(change: ChangeContext, organization: Organization, catalog: Catalog,
         .values(**link_states.values_after("payment_released"), **NO_ERROR, not_before=None, not_before_reason=None)
         .execution_options(synchronize_session=False)
     )
-    goals = {"plan": plan_goal(organization, catalog)}
+    of_organization = {
+        provider: change.session.get_one(BillingLink, (organization.id, provider)) for provider in PROVIDERS
+    }
+    goals = {"plan": plan_goal(organization, of_organization.values(), catalog)}
     if any(link.provider == "lago" for link in found):
-        stripe_link = change.session.get_one(BillingLink, (organization.id, "stripe"))
-        goals["payer"] = payer_goal(stripe_link.customer_id)
+        goals["payer"] = payer_goal(of_organization["stripe"].customer_id)
     for scope in ("plan", "payer"):
         if scope in goals:
             requested = RequestedChange(org_id=organization.id, scope=scope, goal=goals[scope])

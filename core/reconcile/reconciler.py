@@ -157,7 +157,7 @@ class Reconciler:
             return self._observe(attempt)
         attempt.may_write = True
         attempt.payment_limit = self.payment_limit
-        attempt.plan_goal = payment_goals.plan_goal(attempt.organization, self.catalog)
+        attempt.plan_goal = payment_goals.plan_goal(attempt.organization, attempt.links.values(), self.catalog)
         attempt.pays_nothing = _pays_nothing(attempt, self.catalog)
         desired = desired_state(attempt.provider, attempt.organization, attempt.links, self.catalog, self.policy)
         if desired.waits_for_payer and (requeue_after := self._defer_for_payer(attempt)) is not None:
@@ -422,7 +422,7 @@ def _pays_nothing(attempt: SyncAttempt, catalog: Catalog) -> bool:
 def _follow_ups(attempt: SyncAttempt, desired: DesiredState, result: ApplyResult, catalog: Catalog) -> FollowUps:
     customer_id = result.customer.id if result.customer else attempt.link.customer_id
     subscription = result.subscription if desired.is_charging else None
-    effective_tier = _effective_tier(attempt.provider, desired, subscription, catalog) if subscription else None
+    effective_tier = _effective_tier(attempt, desired, subscription, catalog) if subscription else None
     return FollowUps(
         scheduled_plan_at=subscription.next_plan_at if subscription else None,
         effective_tier=effective_tier,
@@ -432,16 +432,16 @@ def _follow_ups(attempt: SyncAttempt, desired: DesiredState, result: ApplyResult
 
 
 def _effective_tier(
-    provider: Provider, desired: DesiredState, subscription: Subscription, catalog: Catalog
+    attempt: SyncAttempt, desired: DesiredState, subscription: Subscription, catalog: Catalog
 ) -> str | None:
     """The tier of a downgrade that took effect: the pending one, or one that was replaced before this was known."""
     if desired.is_plan(subscription.plan_code):
         return None
-    tier = catalog.tier_of(provider, subscription.plan_code)
+    tier = catalog.tier_of(attempt.provider, subscription.plan_code)
     if tier is None:
         message = (
             f"subscription {subscription.id} is on {subscription.plan_code}, which is not the code of any plan in the "
             "catalog"
         )
-        raise RejectedError(provider, message, "unknown_plan")
-    return tier
+        raise RejectedError(attempt.provider, message, "unknown_plan")
+    return None if tier == attempt.organization.plan_tier else tier

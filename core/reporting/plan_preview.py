@@ -14,7 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from core.catalog.plans import Catalog, CatalogPlan
-from core.compare.desired_state import SoldCode, external_ids, sold_price
+from core.compare.desired_state import SoldCode, external_ids, sold_price, stored_codes
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
 from core.flow_control import circuit_breaker
@@ -110,9 +110,8 @@ def _plan_change_query(
     provider = plan.charged_by
     link = links.get(provider)
     renewal_plan = next_plan or plan
-    stored_codes = (link.sold_plan, link.applied_next_plan) if link else ()
-    sold = SoldCode.of(plan, provider, *stored_codes)
-    sold_next = SoldCode.of(next_plan, provider, *stored_codes[1:]) if next_plan else None
+    sold = SoldCode.of(plan, provider, *(stored_codes(link) if link else ()))
+    sold_next = SoldCode.of(next_plan, provider, link.applied_next_plan if link else None) if next_plan else None
     renewal_code = (sold_next or sold).code
     return PlanChangeQuery(
         spec=SubscriptionSpec(

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from core.catalog import publishing
 from core.catalog.plans import ChargingProvider, FormerCodes
-from core.ports.observed import ObservedSubscription
 from core.reconcile import commands
 from core.reporting import plan_preview
 from tests.support.drift_harness import DriftHarness, conflict_resolver_of
+from tests.support.former_codes import NEW, SOLD, give_new_code, plans_at, sold, subscription_at
 from tests.support.sync_world import SyncWorld, kill_worker
 
 pytestmark = pytest.mark.slow  # many cases of one kind
 
-SOLD: dict[ChargingProvider, str] = {"lago": "professional", "stripe": "professional_monthly_usd"}
 SOLD_STARTER: dict[ChargingProvider, str] = {"lago": "starter", "stripe": "starter_monthly_usd"}
-NEW = "professional_2027"
 
 
 @pytest.fixture(params=["lago", "stripe"])
@@ -27,46 +24,11 @@ def charges(request: pytest.FixtureRequest, world: SyncWorld) -> ChargingProvide
     return provider
 
 
-def give_new_code(world: SyncWorld, tier: str = "professional", *, listed: bool = True) -> None:
-    """From now on the tier is sold under another code and at a higher price, published at both providers."""
-    plan = world.catalog.plan(tier)
-    former = FormerCodes(lago=[plan.lago_plan_code], stripe=[plan.stripe_lookup_key]) if listed else FormerCodes()
-    code = f"{tier}_2027"
-    changed = plan.model_copy(
-        update={
-            "amount": plan.amount + 500,
-            "lago_plan_code": code,
-            "stripe_lookup_key": code,
-            "former_codes": former,
-        }
-    )
-    world.catalog = world.catalog.model_copy(update={"plans": {**world.catalog.plans, tier: changed}})
-    publishing.publish(world.catalog, world.providers.values())
-    world.sandbox.reset_calls()
-
-
 def list_former_codes(world: SyncWorld) -> None:
     plan = world.catalog.plan("professional")
     former = FormerCodes(lago=[SOLD["lago"]], stripe=[SOLD["stripe"]])
     listed = plan.model_copy(update={"former_codes": former})
     world.catalog = world.catalog.model_copy(update={"plans": {**world.catalog.plans, "professional": listed}})
-
-
-def sold(world: SyncWorld, tier: str = "professional") -> str:
-    org_id = world.create(plan_tier=tier)
-    world.reconcile_until_idle(org_id)
-    return org_id
-
-
-def plans_at(world: SyncWorld, org_id: str, provider: ChargingProvider) -> tuple[str | None, str | None]:
-    found = subscription_at(world, org_id, provider)
-    return found.plan_code, found.next_plan_code
-
-
-def subscription_at(world: SyncWorld, org_id: str, provider: ChargingProvider) -> ObservedSubscription:
-    customer_id = str(world.link(org_id, provider).customer_id)
-    (found,) = world.providers[provider].reader.read(org_id, [customer_id]).subscriptions
-    return found
 
 
 def retry(world: SyncWorld, org_id: str) -> None:

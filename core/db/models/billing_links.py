@@ -104,6 +104,10 @@ class BillingLink(Leased, Base):
     """The code of the subscription's plan when it was last confirmed, also while ``plan_state`` is not applied."""
     sold_price_id: Mapped[str | None] = mapped_column(String(255))
     """The price that was sold under ``sold_plan``, as in ``SoldPrice``; NULL if it is not known."""
+    target_plan: Mapped[str | None] = mapped_column(String(255))
+    """The code of the same plan to which an operator moves it, until it is the one that was sold; NULL: none."""
+    target_at_period_end: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
+    """Whether ``target_plan`` follows at the end of the period, or at once."""
     applied_next_plan: Mapped[str | None] = mapped_column(String(255))
     """The scheduled plan: as the provider confirmed it, or as the last write, which has no answer yet, schedules it."""
     replaced_next_plans: Mapped[list[str] | None] = mapped_column(JsonObject)
@@ -241,6 +245,8 @@ class BillingLink(Leased, Base):
     )
 
 
+NO_TARGET: Final[dict[str, Any]] = {"target_plan": None, "target_at_period_end": False}
+"""The values of a link that no operator moves to another code of its plan."""
 NO_ERROR: Final[dict[str, Any]] = {
     "error_kind": None,
     "error_code": None,
