@@ -124,7 +124,8 @@ LINK_CODES: Final[Mapping[str, Entry]] = {
         "An operator decided that this change of what is paid is not sent.",
         "`billing-sync brake drop`; the organization's row has the change, and the provider has not.",
         f"{STATUS}.",
-        "Correct the organization with `billing-sync set ORG`, then run `billing-sync brake release --only ORG`.",
+        "Correct the organization with `billing-sync set ORG`, then run `billing-sync brake release --only ORG "
+        "--reason …`.",
     ),
     "plan_change_on_hold": Entry(
         "A change of the plan or the price is on hold before anything was sent.",

@@ -64,17 +64,22 @@ def _sentences(found: Problems) -> list[str]:
     rejected = found.rejected_messages
     hours = int(REJECTED_MESSAGES_LISTED_FOR / timedelta(hours=1))
     return [
+        *(_end_sentence(group) for group in found.links if group.is_end_on_hold),
         *(
             f"{PROVIDER_NAMES[provider]} receives no changes since {_time(breaker.open_since)} ({breaker.reason})."
             for provider, breaker in found.open_breakers.items()
         ),
-        *(_link_sentence(group) for group in found.links),
+        *(_link_sentence(group) for group in found.links if not group.is_end_on_hold),
         *(
             [f"Messages of other services that were rejected in the last {hours} hours: {rejected}."]
             if rejected
             else []
         ),
     ]
+
+
+def _end_sentence(group: FailureGroup) -> str:
+    return f"Somebody who has left goes on paying. {_link_sentence(group)} `billing-sync brake list` shows who."
 
 
 def _link_sentence(group: FailureGroup) -> str:

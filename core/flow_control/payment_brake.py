@@ -20,6 +20,7 @@ from core.db.database import Database, acquire_advisory_locks
 from core.db.models.billing_links import BillingLink
 from core.db.models.payments import ExpectedPaymentChanges, PaymentChangeRecord, PaymentPlace, PaymentScope
 
+PLACES_LOCK: Final = "payment_brake"
 PAYMENT_WINDOW: Final = timedelta(hours=1)
 # A change that has its place is repeated for as long as a provider may be down. After that it takes a new one.
 PLACE_LASTS: Final = timedelta(days=7)
@@ -66,7 +67,7 @@ class RequestedChange:
 def take_place(session: Session, requested: RequestedChange, places: int, now: datetime) -> bool:
     """Whether the change may be sent. False: the hour has no place of its ``places`` left, and nobody let it go."""
     # One after the other, or two would take the last place.
-    acquire_advisory_locks(session, "payment_brake")
+    acquire_advisory_locks(session, PLACES_LOCK)
     newest = _newest(session, requested.org_id, requested.scope)
     if newest is not None and newest.goal == requested.goal and newest.at > now - PLACE_LASTS:
         return True
@@ -109,13 +110,14 @@ def open_expectations(session: Session, now: datetime) -> list[ExpectedPaymentCh
 
 
 def delete_expired(session: Session, now: datetime) -> None:
-    """Delete a batch of places that count no more."""
-    expired = select(PaymentChangeRecord.seq).where(PaymentChangeRecord.at < now - PLACE_LASTS)
-    session.execute(
-        delete(PaymentChangeRecord)
-        .where(PaymentChangeRecord.seq.in_(expired.limit(_DELETE_BATCH_SIZE)))
-        .execution_options(synchronize_session=False)
-    )
+    """Delete a batch of places that count no more, and one of expectations that ended as long ago."""
+    places = select(PaymentChangeRecord.seq).where(PaymentChangeRecord.at < now - PLACE_LASTS)
+    expectations = select(ExpectedPaymentChanges.id).where(ExpectedPaymentChanges.until < now - PLACE_LASTS)
+    for statement in (
+        delete(PaymentChangeRecord).where(PaymentChangeRecord.seq.in_(places.limit(_DELETE_BATCH_SIZE))),
+        delete(ExpectedPaymentChanges).where(ExpectedPaymentChanges.id.in_(expectations.limit(_DELETE_BATCH_SIZE))),
+    ):
+        session.execute(statement.execution_options(synchronize_session=False))
 
 
 def _newest(session: Session, org_id: str, scope: PaymentScope) -> PaymentChangeRecord | None:

@@ -47,8 +47,8 @@ def payer_goal(payer_id: str | None) -> str:
 def on_hold_error(provider: Provider, org_id: str, payment: PaymentChange) -> PaymentBrakeError:
     message = (
         f"{_phrase(provider, payment)} is on hold before anything was sent, because too many changes of what is paid "
-        f"came within an hour: `billing-sync brake list` shows all, `billing-sync brake release --only {org_id}` sends "
-        "it"
+        f"came within an hour: `billing-sync brake list` shows all, `billing-sync brake release --only {org_id} "
+        "--reason …` sends it"
     )
     return PaymentBrakeError(provider, message, ON_HOLD_CODES[payment.kind])
 

@@ -12,11 +12,12 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import uuid4
 
-from sqlalchemy import and_, case, func, or_, select, text, update
+from sqlalchemy import and_, case, func, select, text, update
 from sqlalchemy.orm import Session
 
 from core.catalog.plans import Catalog
 from core.common.validation import InvalidChangeError
+from core.db.database import acquire_advisory_locks
 from core.db.models.billing_links import IS_BRAKED, NEEDS_OPERATOR, NO_ERROR, BillingLink
 from core.db.models.organizations import Organization
 from core.db.models.payments import ExpectedPaymentChanges
@@ -33,13 +34,14 @@ MAX_EXPECTED_FOR: Final = timedelta(days=31)
 # The first part is the condition of a partial index.
 _IS_ON_HOLD: Final = and_(text(NEEDS_OPERATOR), IS_BRAKED)
 _IS_WAITING: Final = and_(_IS_ON_HOLD, BillingLink.error_code != DROPPED_CODE)
-_IS_END: Final = or_(BillingLink.error_code == ON_HOLD_CODES["end"], Organization.status == "deleted")
-_ENDS_FIRST: Final = case((_IS_END, 0), else_=1)
+ENDS_FIRST: Final = case((BillingLink.error_code == ON_HOLD_CODES["end"], 0), else_=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeOnHold:
     """``before``: the code of what is paid now. ``plan``, ``next_plan``: of the organization, which the change brings.
+
+    ``sold_price_id``: as in ``SoldPrice``. ``is_adopted``: the price or the quantity may be one that no catalog has.
 
     ``code`` says the kind, and whether it was dropped.
     """
@@ -50,6 +52,8 @@ class ChangeOnHold:
     code: str
     since: datetime | None
     before: str | None
+    sold_price_id: str | None
+    is_adopted: bool
     plan: str
     next_plan: str | None
     is_deleted: bool
@@ -61,7 +65,7 @@ def list_on_hold(session: Session, limit: int, org_ids: Collection[str] = ()) ->
         select(BillingLink, Organization)
         .join(Organization, Organization.id == BillingLink.org_id)
         .where(_IS_ON_HOLD)
-        .order_by(_ENDS_FIRST, BillingLink.error_at, BillingLink.org_id, BillingLink.provider)
+        .order_by(ENDS_FIRST, BillingLink.error_at, BillingLink.org_id, BillingLink.provider)
         .limit(limit)
     )
     if org_ids:
@@ -132,7 +136,7 @@ def drop(change: ChangeContext, organization: Organization, reason: str) -> list
         return []
     message = (
         "the change of what is paid was dropped, so nothing is sent: correct the organization with `billing-sync set`, "
-        f"then run `billing-sync brake release --only {organization.id}`, which sends it as it is then"
+        f"then run `billing-sync brake release --only {organization.id} --reason …`, which sends it as it is then"
     )
     rows = change.session.scalars(
         update(BillingLink)
@@ -165,6 +169,17 @@ def expect(change: ChangeContext, changes: int, lasts: timedelta, reason: str) -
     return expectation
 
 
+def withdraw(session: Session, expectation_id: str, now: datetime) -> ExpectedPaymentChanges | None:
+    """End an expectation before its time. None: no open one has this id."""
+    # As ``take_place`` does, so that no change takes a place of it meanwhile.
+    acquire_advisory_locks(session, payment_brake.PLACES_LOCK)
+    for expectation in payment_brake.open_expectations(session, now):
+        if expectation.id == expectation_id:
+            expectation.until = now
+            return expectation
+    return None
+
+
 def _change_on_hold(link: BillingLink, organization: Organization) -> ChangeOnHold:
     return ChangeOnHold(
         org_id=organization.id,
@@ -173,6 +188,8 @@ def _change_on_hold(link: BillingLink, organization: Organization) -> ChangeOnHo
         code=link.error_code or "",
         since=link.error_at,
         before=link.sold_plan or link.applied_plan,
+        sold_price_id=link.sold_price_id,
+        is_adopted=link.ownership == "adopted",
         plan=organization.plan_tier,
         next_plan=organization.pending_plan_tier,
         is_deleted=organization.status == "deleted",

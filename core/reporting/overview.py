@@ -35,6 +35,7 @@ from core.inbox import provider_webhooks
 from core.ports.spec import PROVIDERS, Provider
 from core.reconcile import payment_holds
 from core.reconcile.link_status import LinkReport, link_report
+from core.reconcile.payment_goals import ON_HOLD_CODES
 from core.reporting.inbox_messages import _merge_counts
 from core.reporting.metrics import DriftReportSummary, count_credit_left, count_payment_problems, last_drift_report
 
@@ -125,6 +126,11 @@ class FailureGroup:
     links: int
     since: datetime | None
     message: str | None
+
+    @property
+    def is_end_on_hold(self) -> bool:
+        """Somebody who has left goes on paying."""
+        return self.code == ON_HOLD_CODES["end"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,18 +310,21 @@ def _count_by_provider(session: Session, *conditions: ColumnElement[bool]) -> di
 
 
 def failures_for_operators(session: Session) -> list[FailureGroup]:
-    """Errors of the links that wait for an operator, the most frequent first."""
+    """Errors of the links that wait for an operator: ends that are on hold, then the most frequent."""
     return _failure_groups(session, text(NEEDS_OPERATOR))
 
 
 def _failure_groups(session: Session, *conditions: TextClause) -> list[FailureGroup]:
-    """Errors of links that wait for an operator first, then of links that are retried; the most frequent first."""
+    """Errors of links that wait for an operator first, then of links that are retried; the most frequent first.
+
+    Before all an end that is on hold: somebody who left goes on paying.
+    """
     kinds = (BillingLink.provider, BillingLink.state, BillingLink.error_kind, BillingLink.error_code)
     rows = session.execute(
         select(*kinds, func.count().label("links"), func.min(BillingLink.error_at), func.min(BillingLink.error_message))
         .where(BillingLink.error_kind.is_not(None), *conditions)
         .group_by(*kinds)
-        .order_by(BillingLink.state.desc(), text("links DESC"), *kinds)
+        .order_by(payment_holds.ENDS_FIRST, BillingLink.state.desc(), text("links DESC"), *kinds)
         .limit(MAX_FAILURE_GROUPS)
     )
     return [

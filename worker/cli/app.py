@@ -217,6 +217,12 @@ _add(
     "Leave changes on hold for good: nothing is sent, and the organizations stay as they are here.",
 )
 _add(brake_commands, "expect", ("brake", "expect"), "Expect changes that are meant, beyond those of each hour.")
+_add(
+    brake_commands,
+    "withdraw",
+    ("brake", "withdraw"),
+    "End an expectation: changes take the places of the hour again.",
+)
 
 _add(
     app,

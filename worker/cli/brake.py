@@ -16,15 +16,16 @@ from core.db.models.organizations import Organization
 from core.events.event_types import ChangeContext
 from core.flow_control import payment_brake
 from core.organizations import commands as organization_commands
-from core.ports.minor_units import amount_text
 from core.ports.spec import PROVIDER_NAMES, PROVIDERS, Provider
 from core.reconcile import payment_holds
 from core.reconcile.payment_goals import DROPPED_CODE, ON_HOLD_CODES
 from core.reconcile.payment_holds import ChangeOnHold
-from worker.cli import cause, confirmation, descriptions, output, resources, stored_change
+from worker.cli import brake_prices, cause, confirmation, descriptions, output, resources, stored_change
 from worker.cli.exit_codes import UsageError
 from worker.cli.output import Column
+from worker.cli.reasons import ReasonOption
 from worker.config import settings as settings_of
+from worker.config.settings import Settings
 from worker.wiring import catalog as catalog_wiring
 
 DECISION_BATCH_SIZE: Final = 200
@@ -40,8 +41,7 @@ OnlyOption = Annotated[
     list[str] | None,
     typer.Option("--only", metavar="ORG", help="Only this organization; may be repeated. Default: all that wait."),
 ]
-ReasonOption = Annotated[str, typer.Option(help="Why; it is stored in the organization's history.")]
-Decide = Callable[[ChangeContext, Organization], list[Provider]]
+Decide = Callable[[ChangeContext, Organization, Catalog], list[Provider]]
 
 
 def list_on_hold(*, limit: output.LimitOption = 50, as_json: output.JsonOption = False) -> None:
@@ -51,7 +51,8 @@ def list_on_hold(*, limit: output.LimitOption = 50, as_json: output.JsonOption =
 
     JSON: {"limit": changes an hour or null, "used": in the last hour, "waiting": {code: links}, "expected":
     [{"id", "changes", "used", "until", "reason", "actor"}], "on_hold": [{"org_id", "name", "provider", "kind": "end",
-    "plan", "payer" or "dropped", "since", "before": code or null, "plan", "next_plan"}]}
+    "plan", "payer" or "dropped", "since", "before": code or null, "plan", "next_plan", "price_before",
+    "price_after"}]}. A price is {"amount", "currency", "interval"}; null: it is not known, or nothing is paid.
     """
     settings, now = settings_of.read(), utc_now()
     catalog = catalog_wiring.load(settings)
@@ -69,7 +70,7 @@ def list_on_hold(*, limit: output.LimitOption = 50, as_json: output.JsonOption =
                 "used": used,
                 "waiting": waiting,
                 "expected": [{name: getattr(each, name) for name in names} for each in expected],
-                "on_hold": [_json(each) for each in found],
+                "on_hold": [_json(each, catalog) for each in found],
             }
         )
         return
@@ -77,7 +78,7 @@ def list_on_hold(*, limit: output.LimitOption = 50, as_json: output.JsonOption =
     output.show(f"Changes of what organizations pay in the last hour: {used} {limit_text}.")
     for each in expected:
         left, until = each.changes - each.used, output.utc_time(each.until)
-        output.show(f"Expected until {until}: {left} more of {each.changes} ({each.reason}).")
+        output.show(f"Expected until {until}: {left} more of {each.changes} ({each.reason}). Id: {each.id}")
     if not found:
         output.show("Nothing is on hold.")
         return
@@ -90,35 +91,26 @@ def release(*, reason: ReasonOption, only: OnlyOption = None, yes: confirmation.
 
     It takes no place of the hour. With --only also what was dropped.
     """
+
+    def decide(change: ChangeContext, organization: Organization, catalog: Catalog) -> list[Provider]:
+        return payment_holds.release(change, organization, catalog, reason)
+
     settings = settings_of.read()
-    catalog = catalog_wiring.load(settings)
-    with resources.open_database(settings) as database:
-        found = _confirm(database, catalog, only, drops=False, yes=yes)
-        released = _decide(
-            database,
-            found,
-            "brake release",
-            lambda change, organization: payment_holds.release(change, organization, catalog, reason),
-        )
+    released = _decide(settings, "release", decide, only, yes=yes)
     output.show(f"Released: {descriptions.plural(released, 'organization')}.", *stored_change.lines(settings))
 
 
 def drop(*, reason: ReasonOption, only: OnlyOption = None, yes: confirmation.YesOption = False) -> None:
     """Leave changes on hold for good: nothing is sent, and the organizations stay as they are here."""
-    settings = settings_of.read()
-    catalog = catalog_wiring.load(settings)
-    with resources.open_database(settings) as database:
-        found = _confirm(database, catalog, only, drops=True, yes=yes)
-        dropped = _decide(
-            database,
-            found,
-            "brake drop",
-            lambda change, organization: payment_holds.drop(change, organization, reason),
-        )
+
+    def decide(change: ChangeContext, organization: Organization, _catalog: Catalog) -> list[Provider]:
+        return payment_holds.drop(change, organization, reason)
+
+    dropped = _decide(settings_of.read(), "drop", decide, only, yes=yes)
     output.show(
         f"Dropped for {descriptions.plural(dropped, 'organization')}: their links stay on hold, and their rows stay as "
-        "they are. Correct them with `billing-sync set`, then run `billing-sync brake release --only ORG`. Deleted "
-        "organizations still wait: who has left must not be billed."
+        "they are. Correct them with `billing-sync set`, then run `billing-sync brake release --only ORG --reason …`. "
+        "Deleted organizations still wait: who has left must not be billed."
     )
 
 
@@ -142,6 +134,45 @@ def expect(
             raise UsageError(str(error)) from error
         until = output.utc_time(expectation.until)
     output.show(f"Until {until}, {changes} changes of what organizations pay are sent beyond those of each hour.")
+
+
+def withdraw(
+    *, expectation: Annotated[str, typer.Argument(metavar="ID", help="Its id, as `brake list` shows it.")]
+) -> None:
+    """End an expectation: changes take the places of the hour again.
+
+    What was sent already stays sent.
+    """
+    with resources.open_database() as database, database.write() as session:
+        found = payment_holds.withdraw(session, expectation, utc_now())
+        if found is None:
+            message = f"no open expectation has the id {expectation!r}: `billing-sync brake list` shows them"
+            raise UsageError(message)
+        used, changes = found.used, found.changes
+    output.show(f"Withdrawn: {used} of {changes} expected changes were sent, and no more are expected.")
+
+
+def _decide(settings: Settings, command: str, decide: Decide, only: Sequence[str] | None, *, yes: bool) -> int:
+    """Show, ask, and decide in small transactions, by ascending id, so that it can be repeated if it was interrupted.
+
+    Who changed since it was shown is left on hold and named. Returns the number of organizations.
+    """
+    catalog = catalog_wiring.load(settings)
+    count, changed = 0, []
+    with resources.open_database(settings) as database:
+        versions = _confirm(database, catalog, only, drops=command == "drop", yes=yes)
+        for first in range(0, len(versions), DECISION_BATCH_SIZE):
+            with database.write() as session:
+                change = ChangeContext(session, utc_now(), cause.of_command(f"brake {command}"))
+                for org_id in list(versions)[first : first + DECISION_BATCH_SIZE]:
+                    organization = organization_commands.lock(session, org_id)
+                    if organization is None or organization.version != versions[org_id]:
+                        changed.append(org_id)
+                    elif decide(change, organization, catalog):
+                        count += 1
+    if changed:
+        output.show(f"Changed meanwhile, so still on hold: {', '.join(changed)}. Run the command again.")
+    return count
 
 
 def _confirm(
@@ -168,52 +199,12 @@ def _confirm(
     return versions
 
 
-def _decide(database: Database, versions: dict[str, int], command: str, decide: Decide) -> int:
-    """In small transactions, by ascending id, so that it can be repeated when it was interrupted.
-
-    Who changed since it was shown is left on hold and named.
-    """
-    count, changed = 0, []
-    for first in range(0, len(versions), DECISION_BATCH_SIZE):
-        with database.write() as session:
-            change = ChangeContext(session, utc_now(), cause.of_command(command))
-            for org_id in list(versions)[first : first + DECISION_BATCH_SIZE]:
-                organization = organization_commands.lock(session, org_id)
-                if organization is None or organization.version != versions[org_id]:
-                    changed.append(org_id)
-                elif decide(change, organization):
-                    count += 1
-    if changed:
-        output.show(f"Changed meanwhile, so still on hold: {', '.join(changed)}. Run the command again.")
-    return count
-
-
 def _sentences(found: Sequence[ChangeOnHold], catalog: Catalog) -> Iterator[str]:
     for each in found:
-        yield f"{each.org_id}  {each.name}  at {PROVIDER_NAMES[each.provider]}: {_change_text(each, catalog)}"
+        provider, text = PROVIDER_NAMES[each.provider], brake_prices.change_text(each, catalog)
+        yield f"{each.org_id}  {each.name}  at {provider}: {text}"
     if len(found) == _LISTED_BEFORE_CONFIRMATION:
         yield "…"
-
-
-def _change_text(found: ChangeOnHold, catalog: Catalog) -> str:
-    if found.code == ON_HOLD_CODES["payer"]:
-        return "another payer"
-    if found.is_deleted or found.code == ON_HOLD_CODES["end"]:
-        return f"{_price_text(found.before, found.provider, catalog)} → ended"
-    after = _plan_text(found.next_plan or found.plan, catalog)
-    when = " at the end of the period" if found.next_plan else ""
-    return f"{_price_text(found.before, found.provider, catalog)} → {after}{when}"
-
-
-def _price_text(code: str | None, provider: Provider, catalog: Catalog) -> str:
-    tier = None if code is None else catalog.tier_of(provider, code)
-    return _plan_text(tier, catalog) if tier is not None else code or "unknown"
-
-
-def _plan_text(tier: str, catalog: Catalog) -> str:
-    """With the catalog's price; what was sold may be another."""
-    plan = catalog.plans.get(tier)
-    return tier if plan is None else f"{tier} ({amount_text(plan.amount, plan.currency)} {plan.interval})"
 
 
 def _total(waiting: dict[str, int], found: Sequence[ChangeOnHold]) -> int:
@@ -227,11 +218,11 @@ def _columns(catalog: Catalog, now: datetime) -> list[Column[ChangeOnHold]]:
         Column("organization", lambda row: row.org_id, kind="id"),
         Column("name", lambda row: row.name, kind="fold"),
         Column("at", lambda row: PROVIDER_NAMES[row.provider]),
-        Column("change", lambda row: _change_text(row, catalog), kind="fold"),
+        Column("change", lambda row: brake_prices.change_text(row, catalog), kind="fold"),
     ]
 
 
-def _json(found: ChangeOnHold) -> dict[str, object]:
+def _json(found: ChangeOnHold, catalog: Catalog) -> dict[str, object]:
     return {
         "org_id": found.org_id,
         "name": found.name,
@@ -241,4 +232,6 @@ def _json(found: ChangeOnHold) -> dict[str, object]:
         "before": found.before,
         "plan": found.plan,
         "next_plan": found.next_plan,
+        "price_before": brake_prices.price_before(found, catalog),
+        "price_after": brake_prices.price_after(found, catalog),
     }

@@ -152,7 +152,11 @@ def _overview_lines(
     overview: Overview, settings: Settings, broker_state: BrokerState | None, now: datetime
 ) -> list[str]:
     since = f", the oldest {output.relative_time(overview.unpublished_since, now)}" if overview.unpublished else ""
-    lines = [f"events to publish: {overview.unpublished}{since}", f"broker: {_broker_text(broker_state)}"]
+    lines = [
+        *_brake_lines(overview),
+        f"events to publish: {overview.unpublished}{since}",
+        f"broker: {_broker_text(broker_state)}",
+    ]
     not_applied = [
         f"{overview.inbox[inbox_status]} {inbox_status}"
         for inbox_status in ("rejected", "waiting")
@@ -169,11 +173,6 @@ def _overview_lines(
         lines.append(f"last drift check, {output.relative_time(last_report.finished_at, now)}: {drifted}")
     lines += _payment_lines(overview)
     lines += _credit_lines(overview)
-    if overview.changes_on_hold:
-        total, ends = sum(overview.changes_on_hold.values()), overview.changes_on_hold.get(ON_HOLD_CODES["end"], 0)
-        of_ends = f", {descriptions.plural(ends, 'end')} of subscriptions among them" if ends else ""
-        changes = descriptions.plural(total, "change")
-        lines.append(f"payment brake: {changes} on hold{of_ends}; `billing-sync brake list` shows all")
     if any(each.observed for each in overview.providers.values()):
         lines.append("`billing-sync management report` shows what would be written to observed links")
     if any(each.parked for each in overview.providers.values()):
@@ -183,6 +182,19 @@ def _overview_lines(
             "no provider is configured: workers need STRIPE_SECRET_KEY, STRIPE_API_BASE, LAGO_API_KEY, LAGO_API_URL"
         )
     return lines
+
+
+def _brake_lines(overview: Overview) -> list[str]:
+    """First of all: while an end is on hold, somebody who has left goes on paying."""
+    total, ends = sum(overview.changes_on_hold.values()), overview.changes_on_hold.get(ON_HOLD_CODES["end"], 0)
+    who_left = "; somebody who has left goes on paying" if ends else ""
+    counts = [
+        *([descriptions.plural(ends, "end") + " of subscriptions"] if ends else []),
+        *([descriptions.plural(total - ends, "other change" if ends else "change")] if total > ends else []),
+    ]
+    if not counts:
+        return []
+    return [f"payment brake: {' and '.join(counts)} on hold{who_left}; `billing-sync brake list` shows all"]
 
 
 def _broker_text(state: BrokerState | None) -> str:

@@ -33,6 +33,7 @@ def _finding(group: FailureGroup) -> DoctorFinding:
     links = "1 link" if group.links == 1 else f"{group.links} links"
     code = group.code or group.kind
     message = f"{name}: {links} {STATE_TEXTS[group.state]}: {code}"
-    consequence = f"nothing is sent to {name} for these organizations"
+    nothing_sent = f"nothing is sent to {name} for these organizations"
+    consequence = "somebody who has left goes on paying" if group.is_end_on_hold else nothing_sent
     command = "brake list" if group.kind == PAYMENT_BRAKE else "parked"
     return warning(f"links_{group.state}", message, consequence, f"`billing-sync {command}`; {runbook.entry(code)}")

@@ -18,6 +18,7 @@ from core.access import invitations
 from core.db.models.email import Email
 from core.emails import operations_digest, queue
 from core.emails.sender import EmailRejectedError, EmailSender, EmailTransport, SenderConfig
+from core.flow_control.payment_brake import PaymentLimit
 from core.inbox import service_events
 from core.reconcile import commands as reconcile_commands
 from providers.emails.folder import EmailFolder
@@ -115,6 +116,20 @@ def test_a_second_comes_an_hour_later_and_only_if_something_new_began(operations
     (text,) = operations.minutes(10)
     assert text.startswith("3 links need an operator\n")
     assert operations.minutes(120) == []
+
+
+def test_an_end_that_is_on_hold_is_named_first(operations: DigestHarness, world: SyncWorld) -> None:
+    leaving = world.create("Initech")
+    world.reconcile_until_idle(leaving)
+    operations.park("Acme")
+    operations.park("Globex")
+    world.payment_limit = PaymentLimit(changes=0)
+    world.change_status(leaving, "deleted")
+    world.reconcile_until_idle(leaving)
+    (text,) = operations.minutes(5)
+    end = "Somebody who has left goes on paying. Lago: 1 link on hold since"
+    assert text.index(end) < text.index("Stripe: 2 links parked since")
+    assert "`billing-sync brake list` shows who." in text
 
 
 def test_what_is_over_when_it_is_due_is_not_sent_and_delays_nothing(

@@ -6,9 +6,11 @@ import threading
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import select
 
 from core.compare.desired_state import PayerPolicy
 from core.db.models.billing_links import BillingLink
+from core.db.models.payments import ExpectedPaymentChanges
 from core.events.event_types import ChangeContext
 from core.flow_control import payment_brake
 from core.flow_control.payment_brake import PaymentLimit
@@ -287,6 +289,27 @@ def test_an_expectation_ends(braked: SyncWorld) -> None:
     braked.advance_time(hours=3)
     upgrade_all(braked, org_ids)
     assert len(waiting(braked)) == 1
+
+
+def test_an_expectation_is_withdrawn_and_deleted_some_days_later(braked: SyncWorld) -> None:
+    org_ids = synced(braked, LIMIT + 2)
+    with braked.database.write() as session:
+        expectation = payment_holds.expect(ChangeContext(session, braked.now), 2, timedelta(hours=3), "a launch")
+        expectation_id = expectation.id
+    upgrade_all(braked, org_ids[:1])
+    with braked.database.write() as session:
+        withdrawn = payment_holds.withdraw(session, expectation_id, braked.now)
+        assert withdrawn is not None
+        assert withdrawn.used == 1
+        assert payment_holds.withdraw(session, expectation_id, braked.now) is None
+    upgrade_all(braked, org_ids[1:])
+    assert len(waiting(braked)) == 1
+    for days, left in ((6, 1), (2, 0)):
+        braked.advance_time(days=days)
+        with braked.database.write() as session:
+            payment_brake.delete_expired(session, braked.now)
+        with braked.database.read() as session:
+            assert len(list(session.scalars(select(ExpectedPaymentChanges)))) == left
 
 
 def test_where_stripe_charges_lago_takes_no_place_of_its_own(braked: SyncWorld) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from core.org_manager import OrgManager
 from tests.support import console
 
 WHY = ("--reason", "new prices")
+NO_VALUES: Mapping[str, str | None] = {}
 
 
 @pytest.fixture
@@ -29,13 +30,17 @@ def manager(folder: Path) -> Iterator[OrgManager]:
     opened.close()
 
 
-def put_on_hold(folder: Path, org_id: str, code: str = "plan_change_on_hold") -> None:
+def put_on_hold(
+    folder: Path, org_id: str, code: str = "plan_change_on_hold", values: Mapping[str, str | None] = NO_VALUES
+) -> None:
     """As an attempt at the Lago link leaves it, which has the plan before."""
     database = Database(f"sqlite:///{folder / 'data' / 'billing-sync.db'}")
     with database.write() as session:
         link = session.get_one(BillingLink, (org_id, "lago"))
         link.state, link.error_kind, link.error_code, link.error_at = "on_hold", "payment_brake", code, utc_now()
         link.error_message, link.sold_plan = "it waits", "starter"
+        for name, value in values.items():
+            setattr(link, name, value)
     database.close()
 
 
@@ -69,8 +74,19 @@ def test_the_list_shows_ends_first_and_both_amounts(folder: Path, manager: OrgMa
     found = json.loads(console.run(folder, "brake", "list", "--json").stdout)
     assert [each["kind"] for each in found["on_hold"]] == ["end", "plan", "plan"]
     assert found["waiting"] == {"end_on_hold": 1, "plan_change_on_hold": 2}
+    starter = {"amount": 1900, "currency": "USD", "interval": "monthly"}
+    assert [(each["price_before"], each["price_after"]) for each in found["on_hold"]] == [
+        (starter, None),
+        *[(starter, starter | {"amount": 9900})] * 2,
+    ]
     overview = console.run(folder, "status").stdout
-    assert "payment brake: 3 changes on hold, 1 end of subscriptions among them" in overview
+    assert (
+        "payment brake: 1 end of subscriptions and 2 other changes on hold; somebody who has left goes on paying"
+        in overview
+    )
+    doctor = console.run(folder, "doctor").stdout
+    assert doctor.index("1 link on hold: end_on_hold") < doctor.index("2 links on hold: plan_change_on_hold")
+    assert "somebody who has left goes on paying" in doctor
 
 
 def test_one_is_released_and_the_others_stay(folder: Path, on_hold: list[str]) -> None:
@@ -115,6 +131,36 @@ def test_what_is_expected_is_listed_until_it_ends(folder: Path, manager: OrgMana
     assert "500 changes of what organizations pay are sent beyond those of each hour" in said
     assert "500 more of 500 (new prices)" in console.run(folder, "brake", "list").stdout
     assert console.run(folder, "brake", "expect", "0", *WHY).returncode != 0
+    (expected,) = json.loads(console.run(folder, "brake", "list", "--json").stdout)["expected"]
+    withdrawn = console.run(folder, "brake", "withdraw", expected["id"]).stdout
+    assert "Withdrawn: 0 of 500 expected changes were sent, and no more are expected." in withdrawn
+    assert json.loads(console.run(folder, "brake", "list", "--json").stdout)["expected"] == []
+    again = console.run(folder, "brake", "withdraw", expected["id"])
+    assert (again.returncode, "no open expectation has the id" in again.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("words", [("release", "--yes"), ("drop", "--yes"), ("expect", "5")])
+def test_a_reason_that_says_nothing_is_refused(folder: Path, on_hold: list[str], words: tuple[str, ...]) -> None:
+    for reason, sentence in ((" \t", "--reason is empty: say why"), ("x" * 501, "--reason has 501 characters")):
+        refused = console.run(folder, "brake", *words, "--reason", reason)
+        assert (refused.returncode, sentence in refused.stderr) == (2, True)
+    assert [state_of(folder, org_id)[0] for org_id in on_hold] == ["on_hold"] * 2
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"sold_plan": None, "applied_plan": None}, "unknown → enterprise (99.00 USD monthly)"),
+        ({"sold_plan": "gone"}, "gone (unknown amount) → enterprise (99.00 USD monthly)"),
+        ({"sold_price_id": "1500"}, "starter (15.00 USD monthly) → enterprise (99.00 USD monthly)"),
+        ({"ownership": "adopted"}, "starter (unknown amount) → enterprise (99.00 USD monthly)"),
+    ],
+)
+def test_the_list_shows_the_amount_that_was_sold_and_guesses_none(
+    folder: Path, manager: OrgManager, values: dict[str, str | None], text: str
+) -> None:
+    put_on_hold(folder, manager.create_organization("Acme", plan_tier="enterprise"), values=values)
+    assert text in console.run(folder, "brake", "list", settings={"COLUMNS": "160"}).stdout
 
 
 @pytest.mark.parametrize("given", ["many", "2%"])
