@@ -178,6 +178,12 @@ def _refuse_code(provider: Provider, item: InventoryItem, plan: CatalogPlan, cat
             "of its own"
         )
         raise NotAdoptedError(message)
+    if item.code is not None and tier is not None and not plan.may_keep_code(provider, item.code):
+        message = (
+            f"Lago's plan {item.code} is the plan of {tier} for the case that Stripe charges, and Lago charges for "
+            f"{tier}: change it to {plan.lago_plan_code} in Lago, then {DISCOVER_AGAIN}"
+        )
+        raise NotAdoptedError(message)
 
 
 def _refuse_two_charges(objects: Objects) -> None:

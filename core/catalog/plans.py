@@ -31,6 +31,7 @@ PERIODS_PER_YEAR: dict[BillingInterval, int] = {
 
 # The field of each provider's code, current or, in ``former_codes``, former.
 CODE_FIELDS: Final[Mapping[ChargingProvider, str]] = {"lago": "lago_plan_code", "stripe": "stripe_lookup_key"}
+USAGE_CODE_FIELD: Final = "lago_usage_plan_code"
 _PROBLEM_AT = "problem_at"  # type of an error of ours, whose context names the field
 _DEEPEST_KEY = 3  # plans.TIER.FIELD; what is below is written on the line of the field
 
@@ -46,18 +47,23 @@ class UnknownPlanError(LookupError):
 
 
 class FormerCodes(BaseModel):
-    """Codes under which a plan was sold before. An organization that was sold one keeps it until its tier changes."""
+    """Codes under which a plan was sold before. An organization that was sold one keeps it until its tier changes.
+
+    ``lago_usage``: former values of ``lago_usage_plan_code``.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     lago: list[ProviderPlanCode] = Field(default_factory=list)
     stripe: list[ProviderPlanCode] = Field(default_factory=list)
+    lago_usage: list[ProviderPlanCode] = Field(default_factory=list)
 
 
 class CatalogPlan(BaseModel):
     """One tier. ``amount`` is in the minor unit of ``currency``, for one ``interval``.
 
     ``offered`` False: it is sold no longer. Organizations that are on it stay on it, and no other one gets it.
+    ``lago_usage_plan_code``: its plan in Lago where Stripe charges, which costs nothing (decision 0031).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -69,21 +75,49 @@ class CatalogPlan(BaseModel):
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")]
     interval: BillingInterval
     lago_plan_code: ProviderPlanCode
+    lago_usage_plan_code: ProviderPlanCode | None = None
     stripe_lookup_key: ProviderPlanCode
     charged_by: ChargingProvider
     former_codes: FormerCodes = FormerCodes()
     offered: bool = True
 
     def code(self, provider: ChargingProvider) -> str:
-        """The code under which the provider sells it today."""
-        return self.lago_plan_code if provider == "lago" else self.stripe_lookup_key
+        """The code under which the provider sells it today: in Lago the one of amount 0, if Stripe charges."""
+        if provider == "stripe":
+            return self.stripe_lookup_key
+        return self._today_in_lago[0]
 
     def former(self, provider: ChargingProvider) -> list[str]:
-        return self.former_codes.lago if provider == "lago" else self.former_codes.stripe
+        """The other codes under which it may have been sold, and stays sold."""
+        if provider == "stripe":
+            return self.former_codes.stripe
+        former_usage = self.former_codes.lago_usage if self.charged_by == "stripe" else []
+        return [*self._today_in_lago[1:], *self.former_codes.lago, *former_usage]
+
+    @property
+    def has_unpaid_plan(self) -> bool:
+        """Whether it is sold in Lago at the amount 0, because Stripe charges."""
+        return self.charged_by == "stripe" and self.lago_usage_plan_code is not None
+
+    @property
+    def _today_in_lago(self) -> list[str]:
+        usage = self.lago_usage_plan_code
+        return [self.lago_plan_code] if self.charged_by == "lago" or usage is None else [usage, self.lago_plan_code]
+
+    def may_keep_code(self, provider: ChargingProvider, code: str) -> bool:
+        """Whether who was sold this code stays on it. Where Lago charges, nobody stays on a plan of amount 0."""
+        return code in (self.code(provider), *self.former(provider))
 
     def has_code(self, provider: ChargingProvider, code: str) -> bool:
-        """Whether it is or was sold under this code."""
-        return code in (self.code(provider), *self.former(provider))
+        """Whether it is or was sold under this code, whoever charges."""
+        return self.may_keep_code(provider, code) or (provider == "lago" and self.is_usage_code(code))
+
+    def is_usage_code(self, code: str) -> bool:
+        """Whether it is, in Lago, a code of amount 0."""
+        return code in {self.lago_usage_plan_code, *self.former_codes.lago_usage}
+
+    def yearly_amount_in_lago(self, code: str) -> int:
+        return 0 if self.is_usage_code(code) else self.yearly_amount
 
     @property
     def yearly_amount(self) -> int:
@@ -126,15 +160,8 @@ class Catalog(BaseModel):
             problem = "no plan is offered; remove `offered = false` from one that new organizations may have"
             raise PydanticCustomError(_PROBLEM_AT, problem, {"where": "plans"})
         _refuse_same_values((plan.tier, "rank", plan.rank) for plan in plans)
-        for provider, field in CODE_FIELDS.items():
-            _refuse_same_values(
-                (plan.tier, name, code)
-                for plan in plans
-                for name, code in [
-                    (field, plan.code(provider)),
-                    *(("former_codes", code) for code in plan.former(provider)),
-                ]
-            )
+        for provider in CODE_FIELDS:
+            _refuse_same_values((plan.tier, name, code) for plan in plans for name, code in _all_codes(plan, provider))
         return self
 
     def tiers(self) -> list[str]:
@@ -157,6 +184,20 @@ class Catalog(BaseModel):
     def tier_of(self, provider: Literal["stripe", "lago"], code: str) -> str | None:
         """The tier that is or was sold under this code at the provider."""
         return next((plan.tier for plan in self.plans.values() if plan.has_code(provider, code)), None)
+
+    def recommendations(self) -> list[str]:
+        """What is no problem, and better otherwise: at most one sentence."""
+        plans = [self.plans[tier] for tier in self.tiers()]
+        unpaid = [
+            plan.tier for plan in plans if plan.charged_by == "stripe" and plan.amount and not plan.has_unpaid_plan
+        ]
+        if not unpaid:
+            return []
+        sentence = (
+            f"Stripe charges for {', '.join(unpaid)}, and Lago makes invoices for the same amounts that nobody pays: "
+            "give each a lago_usage_plan_code, as docs/how-to/usage-plans.md says"
+        )
+        return [sentence]
 
     def conflicts(self) -> list[str]:
         """Adjacent ranks that Lago would order differently, one sentence for each pair (money.md 7).
@@ -234,6 +275,17 @@ def _read_text(path: Path) -> str:
         message = f"{path}: is not UTF-8 text: save it as UTF-8"
         raise CatalogError(message)
     return text
+
+
+def _all_codes(plan: CatalogPlan, provider: ChargingProvider) -> list[tuple[str, str]]:
+    """The field and the code, of each code that may be listed once only."""
+    former = plan.former_codes
+    if provider == "stripe":
+        fields = [(CODE_FIELDS["stripe"], plan.stripe_lookup_key)]
+        return [*fields, *(("former_codes", code) for code in former.stripe)]
+    usage = plan.lago_usage_plan_code
+    fields = [(CODE_FIELDS["lago"], plan.lago_plan_code), *([(USAGE_CODE_FIELD, usage)] if usage is not None else [])]
+    return [*fields, *(("former_codes", code) for code in (*former.lago, *former.lago_usage))]
 
 
 def _refuse_same_values(values: Iterable[tuple[str, str, object]]) -> None:

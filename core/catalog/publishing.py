@@ -6,13 +6,19 @@ and creates none that is sold no longer.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Final
 
 from core.catalog.plans import Catalog, CatalogPlan
 from core.ports.errors import ProviderError, RejectedError
 from core.ports.provider import BillingProvider
 from core.ports.spec import PriceSpec, Provider
+
+_MAX_NAME_LENGTH: Final = 190
+_UNPAID_USAGE: Final = (
+    "usage beside the amount 0 is fine, and nobody pays it in Lago: let its charges cost nothing, or bill it in Stripe"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,13 +41,21 @@ class PriceStatus:
 
 
 def expected_prices(catalog: Catalog, provider: Provider) -> list[tuple[CatalogPlan, PriceSpec]]:
-    """Lago has a price for every plan, Stripe only for the plans that it charges for (money.md 1)."""
+    """Lago has a price for every plan, Stripe only for the plans that it charges for (money.md 1).
+
+    Where Stripe charges, Lago also has the one of amount 0, if the plan names it.
+    """
     plans = [catalog.plan(tier) for tier in catalog.tiers()]
-    return [
-        (plan, _price_spec(plan, plan.code(provider)))
-        for plan in plans
-        if provider == "lago" or plan.charged_by == "stripe"
-    ]
+    if provider == "stripe":
+        return [(plan, _price_spec(plan, plan.stripe_lookup_key)) for plan in plans if plan.charged_by == "stripe"]
+    return [(plan, price) for plan in plans for price in _prices_in_lago(plan)]
+
+
+def _prices_in_lago(plan: CatalogPlan) -> Iterator[PriceSpec]:
+    yield _price_spec(plan, plan.lago_plan_code)
+    if plan.has_unpaid_plan and plan.lago_usage_plan_code is not None:
+        price = _price_spec(plan, plan.lago_usage_plan_code)
+        yield replace(price, name=f"{plan.name[:_MAX_NAME_LENGTH]} (usage)", amount=0)
 
 
 def check(catalog: Catalog, billing_providers: Iterable[BillingProvider]) -> list[PriceStatus]:
@@ -96,7 +110,8 @@ def _compare(plan: CatalogPlan, expected: PriceSpec, billing_provider: BillingPr
         return replace(status, sold_no_longer=True)
     if actual is None:
         return replace(status, missing=True, problem="no such price at the provider")
-    return replace(status, problem=_difference(expected, actual), remarks=actual.remarks)
+    unpaid = [_UNPAID_USAGE] if plan.is_usage_code(expected.code) and actual.remarks else []
+    return replace(status, problem=_difference(expected, actual), remarks=(*actual.remarks, *unpaid))
 
 
 def _difference(expected: PriceSpec, actual: PriceSpec) -> str | None:

@@ -39,6 +39,7 @@ class DesiredState:
 
     ``is_charging``: this provider charges, so it decides when a scheduled plan has taken effect.
     ``uncharged_plan_code``: the code that the plan would have if this provider charged for it.
+    ``lago_plan_is_unpaid``: ``plan_code`` is the plan in Lago that costs nothing, because Stripe charges.
     """
 
     customer: CustomerSpec
@@ -53,6 +54,7 @@ class DesiredState:
     waits_for_lago: bool = False
     provides_payer: bool = False
     uncharged_plan_code: str | None = None
+    lago_plan_is_unpaid: bool = False
 
     def is_plan(self, code: str | None) -> bool:
         return code == self.plan_code or code in self.former_plan_codes
@@ -88,8 +90,10 @@ class SoldCode:
 
     @classmethod
     def of(cls, plan: CatalogPlan, provider: Provider, *stored_codes: str | None) -> SoldCode:
-        """``stored_codes``: those of the link."""
-        sold = next((code for code in stored_codes if code is not None and plan.has_code(provider, code)), None)
+        """``stored_codes``: those of the link. Who is on the plan of amount 0, or will be, does not leave it again."""
+        known = [code for code in stored_codes if code is not None and plan.may_keep_code(provider, code)]
+        usage = [code for code in known if provider == "lago" and plan.is_usage_code(code)]
+        sold = next(iter(usage or known), None)
         return (
             cls(code=plan.code(provider), former=frozenset(plan.former(provider))) if sold is None else cls(code=sold)
         )
@@ -188,12 +192,18 @@ def _at_lago(
     links: Mapping[Provider, BillingLink],
     policy: PayerPolicy,
 ) -> DesiredState:
-    """Always a customer and a subscription; a payer only if Lago charges."""
+    """Always a customer and a subscription; a payer only if Lago charges.
+
+    Where Stripe charges, a next plan that costs no less in Lago would begin there at once (lago.md 5.1). So it becomes
+    the plan there on the day on which Stripe switches.
+    """
     link = links["lago"]
     sends_payer = policy.sends_payer_to_lago and plan.charged_by == "lago" and not link.without_payer
     payer_id = charging_guard.payer_id(links["stripe"]) if sends_payer else None
     sold = SoldCode.of(plan, "lago", *stored_codes(link))
     sold_next = _sold_next("lago", link, plan, next_plan, sold)
+    if sold_next and next_plan and not _may_schedule_in_lago(plan, sold.code, next_plan, sold_next.code):
+        sold_next = None
     return DesiredState(
         customer=replace(
             spec,
@@ -209,6 +219,7 @@ def _at_lago(
         next_plan_amount=_next_amount(plan, next_plan, sold_next),
         is_charging=plan.charged_by == "lago",
         waits_for_payer=sends_payer and payer_id is None,
+        lago_plan_is_unpaid=plan.is_usage_code(sold.code),
     )
 
 
@@ -219,16 +230,25 @@ def _sold_next(
     if next_plan is not None:
         return SoldCode.of(next_plan, provider, link.applied_next_plan)
     target = link.target_plan if link.target_at_period_end else None
-    if target is None or target == sold.code or not plan.has_code(provider, target):
+    if target is None or target == sold.code or not plan.may_keep_code(provider, target):
         return None
     return SoldCode(code=target)
 
 
 def _next_amount(plan: CatalogPlan, next_plan: CatalogPlan | None, sold_next: SoldCode | None) -> int | None:
     """What the scheduled plan costs for the interval of this one; None for a former code, whose price is not known."""
+    if sold_next is not None and (next_plan or plan).is_usage_code(sold_next.code):
+        return 0
     if next_plan is not None:
         return next_plan.amount_per(plan.interval)
     return plan.amount if sold_next is not None and sold_next.code == plan.code("lago") else None
+
+
+def _may_schedule_in_lago(plan: CatalogPlan, code: str, next_plan: CatalogPlan, next_code: str) -> bool:
+    """Where Lago charges, a catalog that it would order differently is told, and its answer is checked."""
+    if plan.charged_by == "lago":
+        return True
+    return plan.yearly_amount_in_lago(code) > next_plan.yearly_amount_in_lago(next_code)
 
 
 def _plan_before_in_lago(desired: DesiredState, plan: CatalogPlan, link: BillingLink, catalog: Catalog) -> str | None:

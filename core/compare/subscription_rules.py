@@ -188,6 +188,10 @@ def _is_not_more_expensive(side: ProviderSide, subscription: ObservedSubscriptio
 
     A plan that the catalog does not have may cost anything, and so may one under a former code.
     """
-    yearly = {plan.code(side.provider): plan.yearly_amount for plan in side.catalog.plans.values()}
+    plans = side.catalog.plans.values()
+    yearly = {plan.code(side.provider): plan.yearly_amount for plan in plans}
+    if side.provider == "lago":
+        yearly |= {plan.lago_plan_code: plan.yearly_amount for plan in plans}
+        yearly |= {plan.lago_usage_plan_code: 0 for plan in plans if plan.lago_usage_plan_code is not None}
     theirs, ours = yearly.get(subscription.plan_code or ""), yearly.get(desired.plan_code or "")
     return theirs is not None and ours is not None and theirs <= ours

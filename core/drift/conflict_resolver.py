@@ -200,6 +200,9 @@ class ConflictResolver:
             )
             raise CannotResolveError(message)
         self._refuse_uncharged_plan(organization, finding, tier)
+        if not self.rules.catalog.plan(tier).may_keep_code(finding.provider, plan_code):
+            reason = f"{plan_code} is the plan of {tier} for the case that Stripe charges, and Lago charges for {tier}"
+            raise _cannot_take(organization, finding, reason)
         current_plan = self.rules.catalog.plans.get(organization.plan_tier)
         currency = organization.currency or (current_plan.currency if current_plan else None)
         try:

@@ -74,12 +74,13 @@ class FollowUps:
 
     ``scheduled_plan_at`` is stored only while the downgrade that the attempt was about is pending. ``effective_tier``
     is stored also if another downgrade is pending by now, because it is what the provider charges. ``higher_tiers`` are
-    the tiers above it.
+    the tiers above it, ``codes_in_lago`` its codes there.
     """
 
     scheduled_plan_at: datetime | None = None
     effective_tier: str | None = None
     higher_tiers: frozenset[str] = frozenset()
+    codes_in_lago: frozenset[str] = frozenset()
     payer_id: str | None = None
     all_checks_done: bool = False
     """Whether the attempt did every remote check that was requested before it."""
@@ -124,8 +125,11 @@ def complete(attempt: SyncAttempt, result: ApplyResult, follow_ups: FollowUps) -
         if attempt.history.has_writes or result.customer or result.subscription or result.ended:
             _end_history(session, attempt, now, "synced", values)
         change = ChangeContext(session, now)
+        version = organization.version
         _record_plan(change, organization, attempt, follow_ups)
-        requeue_other = _affects_other_link(session, attempt, result, follow_ups)
+        requeue_other = _affects_other_link(session, attempt, result, follow_ups) or (
+            organization.version == version and _lago_follows(session, organization, attempt, follow_ups)
+        )
         if requeue_other:
             _mark_other_link_for_sync(change, organization, attempt, is_in_sync=not has_new_version)
         if result.marks_removed:
@@ -542,6 +546,20 @@ def _affects_other_link(session: Session, attempt: SyncAttempt, result: ApplyRes
         BillingLink, (attempt.organization.id, attempt.other_link.provider), populate_existing=True
     )
     return charging_guard.lago_must_know(other_link, follow_ups.payer_id, ended_at_stripe=result.ended)
+
+
+def _lago_follows(session: Session, organization: Organization, attempt: SyncAttempt, follow_ups: FollowUps) -> bool:
+    """Whether Stripe has switched to a lower plan that Lago was not given to schedule, so it gets it now.
+
+    An attempt at Lago that is under way has not stored yet what it leaves scheduled there.
+    """
+    if attempt.provider == "lago" or follow_ups.effective_tier in {None, attempt.organization.plan_tier}:
+        return False
+    if organization.plan_tier != follow_ups.effective_tier:
+        return False
+    at_lago = session.get_one(BillingLink, (attempt.organization.id, "lago"), populate_existing=True)
+    is_in_sync = at_lago.applied_version == organization.version and at_lago.intent is None
+    return not (is_in_sync and at_lago.applied_next_plan in follow_ups.codes_in_lago)
 
 
 def _ends_wait_for_lago(session: Session, attempt: SyncAttempt) -> bool:

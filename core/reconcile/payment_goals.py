@@ -25,11 +25,13 @@ DROPPED_CODE: Final = "payment_change_dropped"
 def plan_goal(organization: Organization, links: Iterable[BillingLink], catalog: Catalog) -> str:
     """Of its plan, at both ``links``: so a change of who charges takes one place.
 
-    A code to which an operator moves one of them is part of it.
+    A code to which an operator moves one of them is part of it, if somebody pays there.
     """
     tiers = (organization.plan_tier, organization.pending_plan_tier)
     is_deleted = organization.status == "deleted"
-    targets = sorted([link.provider, link.target_plan] for link in links if link.target_plan is not None)
+    plan = catalog.plans.get(organization.plan_tier)
+    charged_by = plan.charged_by if plan is not None else None
+    targets = [[link.provider, link.target_plan] for link in links if link.target_plan and link.provider == charged_by]
     plans: list[object] = [[tier, *_charge(catalog.plans.get(tier or ""))] for tier in tiers]
     return _digest("ended" if is_deleted else [*plans, *targets])
 
@@ -37,7 +39,7 @@ def plan_goal(organization: Organization, links: Iterable[BillingLink], catalog:
 def _charge(plan: CatalogPlan | None) -> tuple[str | int, ...]:
     if plan is None:
         return ()
-    return (plan.charged_by, plan.code("stripe"), plan.code("lago"), plan.amount, plan.currency, plan.interval)
+    return (plan.charged_by, plan.stripe_lookup_key, plan.lago_plan_code, plan.amount, plan.currency, plan.interval)
 
 
 def payer_goal(payer_id: str | None) -> str:

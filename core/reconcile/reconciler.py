@@ -390,8 +390,9 @@ def _ensure_subscription(
     attempt.save_customer(result)
     if result.customer is not None:
         last_known = replace(last_known, maybe_older=result.customer.is_older)
-    # While the code that was sold is not known, today's code is no note of it.
-    attempt.prepare_subscription_write(None if desired.former_next_plan_codes else desired.next_plan_code)
+    # While the code that was sold is not known, today's code is no note of it. A plan of amount 0 may be scheduled.
+    may_be_scheduled = desired.plan_code if desired.lago_plan_is_unpaid else desired.next_plan_code
+    attempt.prepare_subscription_write(None if desired.former_next_plan_codes else may_be_scheduled)
     return replace(result, subscription=billing_provider.ensure_subscription(spec, last_known, attempt))
 
 
@@ -416,7 +417,10 @@ def _pays_nothing(attempt: SyncAttempt, catalog: Catalog) -> bool:
     """Whether the plan that was sold costs nothing. One that is not known is not free."""
     code = attempt.link.sold_plan
     tier = catalog.tier_of(attempt.provider, code) if code is not None else None
-    return tier is not None and catalog.plan(tier).amount == 0
+    if code is None or tier is None:
+        return False
+    plan = catalog.plan(tier)
+    return plan.amount == 0 or (attempt.provider == "lago" and plan.is_usage_code(code))
 
 
 def _follow_ups(attempt: SyncAttempt, desired: DesiredState, result: ApplyResult, catalog: Catalog) -> FollowUps:
@@ -427,8 +431,14 @@ def _follow_ups(attempt: SyncAttempt, desired: DesiredState, result: ApplyResult
         scheduled_plan_at=subscription.next_plan_at if subscription else None,
         effective_tier=effective_tier,
         higher_tiers=catalog.tiers_above(effective_tier) if effective_tier is not None else frozenset(),
+        codes_in_lago=_codes_in_lago(effective_tier, catalog) if effective_tier is not None else frozenset(),
         payer_id=customer_id if desired.provides_payer else None,
     )
+
+
+def _codes_in_lago(tier: str, catalog: Catalog) -> frozenset[str]:
+    plan = catalog.plan(tier)
+    return frozenset([plan.code("lago"), *plan.former("lago")])
 
 
 def _effective_tier(

@@ -352,6 +352,12 @@ _add(
     ("plans", "push"),
     "Create missing plans at Lago and Stripe; exit code 1 if a plan differs or cannot be created.",
 )
+_add(
+    plan_commands,
+    "use-usage-plans",
+    ("usage_plans", "use_usage_plans"),
+    "Move organizations for which Stripe charges to the Lago plan of amount 0 of their tier.",
+)
 
 key_commands = _group("keys", "API keys of service accounts.", PANEL_RUN)
 _add(

@@ -139,6 +139,7 @@ _DESCRIPTIONS: Final[dict[str, Callable[[str, Mapping[str, Json]], str]]] = {
     "released": lambda _, details: f"given back: customer {details['customer_id']}",
     "payment_released": lambda _, details: f"the payment brake let it go: {details['reason']}",
     "payment_dropped": lambda _, details: f"dropped at the payment brake: {details['reason']}",
+    "usage_plan_set": lambda _, details: f"moved to the plan {details['plan']} in Lago, which costs nothing",
     "customer_id_set": lambda _, details: f"customer id set: {details['customer_id']}",
     "sync": _sync,
     "message": lambda kind, details: f"message {details['type']} {kind}",

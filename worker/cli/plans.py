@@ -36,7 +36,12 @@ def check(*, as_json: output.JsonOption = False) -> None:
     with _open_catalog_and_providers() as (catalog, providers):
         statuses = publishing.check(catalog, providers)
     in_order = all(each.problem is None for each in statuses)
-    warnings = [*catalog.conflicts(), *_billing_email_warnings(catalog), *_ending_warnings(catalog)]
+    warnings = [
+        *catalog.conflicts(),
+        *_billing_email_warnings(catalog),
+        *_ending_warnings(catalog),
+        *catalog.recommendations(),
+    ]
     if as_json:
         output.show_json({"in_order": in_order, "warnings": warnings, "plans": statuses})
     else:

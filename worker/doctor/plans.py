@@ -12,6 +12,7 @@ from core.catalog.plans import Catalog, CatalogError
 from core.catalog.publishing import PriceStatus
 from core.db.database import DatabaseError
 from core.db.models.billing_links import BillingLink
+from core.organizations import usage_plans
 from core.ports.errors import ProviderError
 from core.ports.spec import PROVIDER_NAMES
 from worker.config.settings import SettingsError
@@ -30,7 +31,24 @@ def check(inputs: DoctorInputs) -> list[DoctorFinding]:
         warning("catalog_order", conflict, "an upgrade is applied late, or a downgrade early", "correct plans.toml")
         for conflict in plans.conflicts()
     ]
-    return [*conflicts, *_price_findings(inputs, plans)]
+    recommended = [not_set("usage_plans_not_set", sentence) for sentence in plans.recommendations()]
+    return [*conflicts, *_price_findings(inputs, plans), *recommended, *_on_full_plans(inputs, plans)]
+
+
+def _on_full_plans(inputs: DoctorInputs, plans: Catalog) -> Iterator[DoctorFinding]:
+    tiers = usage_plans.tiers_with_usage_plan(plans)
+    if not tiers:
+        return
+    try:
+        with inputs.open_database() as database, database.read() as session:
+            found = usage_plans.count(session, plans, tiers)
+    except (DatabaseError, DBAPIError):
+        return  # another check says it
+    number = found.moved.total() + found.left.total()
+    if number:
+        message = f"Stripe charges {number} organization{'s' if number > 1 else ''} that are on a full plan in Lago"
+        consequence = "Lago makes invoices for them that nobody pays"
+        yield warning("full_plans_in_lago", message, consequence, "`billing-sync plans use-usage-plans`")
 
 
 def _price_findings(inputs: DoctorInputs, plans: Catalog) -> list[DoctorFinding]:

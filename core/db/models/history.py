@@ -21,6 +21,7 @@ HistoryKind = Literal[
     "released",
     "payment_released",
     "payment_dropped",
+    "usage_plan_set",
 ]
 AttemptOutcome = Literal["synced", "waiting", "retry", "parked", "on_hold", "lease_lost"]
 
