@@ -57,6 +57,8 @@ def _refuse_unusable_id(
         raise InvalidChangeError(field, f"{field} {customer_id} already belongs to organization {owner}")
     link = change.session.get_one(BillingLink, (organization.id, provider))
     _refuse_while_creating(field, link)
+    if link.customer_id != customer_id:
+        _refuse_while_braked(field, link)
     if provider == "stripe" and link.customer_id != customer_id:
         _refuse_while_subscribed(field, link)
 
@@ -79,6 +81,14 @@ def _refuse_while_creating(field: str, link: BillingLink) -> None:
             f"{field} cannot be set while a customer of {link.org_id} is being created at the provider: "
             f"try again when `billing-sync status {link.org_id}` shows its id or why there is none"
         )
+        raise InvalidChangeError(field, message)
+
+
+def _refuse_while_braked(field: str, link: BillingLink) -> None:
+    """Otherwise it would be another way to let a change go, and one that an API key is enough for."""
+    if link.is_braked:
+        command = f"`billing-sync brake release --only {link.org_id} --reason …`"
+        message = f"{field} cannot change while the payment brake holds a change of {link.org_id}: first run {command}"
         raise InvalidChangeError(field, message)
 
 

@@ -13,7 +13,7 @@ from typing import Final
 from uuid import uuid4
 
 from sqlalchemy import and_, case, func, select, text, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from core.catalog.plans import Catalog
 from core.common.validation import InvalidChangeError
@@ -41,7 +41,9 @@ ENDS_FIRST: Final = case((BillingLink.error_code == ON_HOLD_CODES["end"], 0), el
 class ChangeOnHold:
     """``before``: the code of what is paid now. ``plan``, ``next_plan``: of the organization, which the change brings.
 
-    ``sold_price_id``: as in ``SoldPrice``. ``is_adopted``: the price or the quantity may be one that no catalog has.
+    ``payer_before``, ``payer_after``: if Lago would get another payer, too. ``target``: the code of the same plan to
+    which an operator moves it. ``sold_price_id``: as in ``SoldPrice``. ``is_adopted``: the price or the quantity may be
+    one that no catalog has.
 
     ``code`` says the kind, and whether it was dropped.
     """
@@ -56,21 +58,26 @@ class ChangeOnHold:
     is_adopted: bool
     plan: str
     next_plan: str | None
+    target: str | None
+    payer_before: str | None
+    payer_after: str | None
     is_deleted: bool
 
 
 def list_on_hold(session: Session, limit: int, org_ids: Collection[str] = ()) -> list[ChangeOnHold]:
     """Those that wait and those that were dropped, ends first. ``org_ids`` empty: of all organizations."""
+    stripe_link = aliased(BillingLink)
     query = (
-        select(BillingLink, Organization)
+        select(BillingLink, Organization, stripe_link.customer_id)
         .join(Organization, Organization.id == BillingLink.org_id)
+        .join(stripe_link, and_(stripe_link.org_id == BillingLink.org_id, stripe_link.provider == "stripe"))
         .where(_IS_ON_HOLD)
         .order_by(ENDS_FIRST, BillingLink.error_at, BillingLink.org_id, BillingLink.provider)
         .limit(limit)
     )
     if org_ids:
         query = query.where(BillingLink.org_id.in_(org_ids))
-    return [_change_on_hold(link, organization) for link, organization in session.execute(query)]
+    return [_change_on_hold(*row) for row in session.execute(query)]
 
 
 def count_on_hold(session: Session) -> dict[str, int]:
@@ -112,8 +119,9 @@ def release(change: ChangeContext, organization: Organization, catalog: Catalog,
         provider: change.session.get_one(BillingLink, (organization.id, provider)) for provider in PROVIDERS
     }
     goals = {"plan": plan_goal(organization, of_organization.values(), catalog)}
-    if any(link.provider == "lago" for link in found):
-        goals["payer"] = payer_goal(of_organization["stripe"].customer_id)
+    payer_id = of_organization["stripe"].customer_id
+    if any(_brings_payer(link, payer_id) for link in found):  # as the list showed it
+        goals["payer"] = payer_goal(payer_id)
     for scope in ("plan", "payer"):
         if scope in goals:
             requested = RequestedChange(org_id=organization.id, scope=scope, goal=goals[scope])
@@ -180,7 +188,12 @@ def withdraw(session: Session, expectation_id: str, now: datetime) -> ExpectedPa
     return None
 
 
-def _change_on_hold(link: BillingLink, organization: Organization) -> ChangeOnHold:
+def _brings_payer(link: BillingLink, stripe_customer_id: str | None) -> bool:
+    return link.provider == "lago" and link.payer_id is not None and stripe_customer_id not in {None, link.payer_id}
+
+
+def _change_on_hold(link: BillingLink, organization: Organization, stripe_customer_id: str | None) -> ChangeOnHold:
+    brings_payer = _brings_payer(link, stripe_customer_id)
     return ChangeOnHold(
         org_id=organization.id,
         name=organization.name,
@@ -192,6 +205,9 @@ def _change_on_hold(link: BillingLink, organization: Organization) -> ChangeOnHo
         is_adopted=link.ownership == "adopted",
         plan=organization.plan_tier,
         next_plan=organization.pending_plan_tier,
+        target=link.target_plan,
+        payer_before=link.payer_id if brings_payer else None,
+        payer_after=stripe_customer_id if brings_payer else None,
         is_deleted=organization.status == "deleted",
     )
 

@@ -51,8 +51,9 @@ def list_on_hold(*, limit: output.LimitOption = 50, as_json: output.JsonOption =
 
     JSON: {"limit": changes an hour or null, "used": in the last hour, "waiting": {code: links}, "expected":
     [{"id", "changes", "used", "until", "reason", "actor"}], "on_hold": [{"org_id", "name", "provider", "kind": "end",
-    "plan", "payer" or "dropped", "since", "before": code or null, "plan", "next_plan", "price_before",
-    "price_after"}]}. A price is {"amount", "currency", "interval"}; null: it is not known, or nothing is paid.
+    "plan", "payer" or "dropped", "since", "before": code or null, "plan", "next_plan", "payer_before",
+    "payer_after", "price_before", "price_after"}]}. A price is {"amount", "currency", "interval"}; null: it is not
+    known, or nothing is paid.
     """
     settings, now = settings_of.read(), utc_now()
     catalog = catalog_wiring.load(settings)
@@ -232,6 +233,8 @@ def _json(found: ChangeOnHold, catalog: Catalog) -> dict[str, object]:
         "before": found.before,
         "plan": found.plan,
         "next_plan": found.next_plan,
+        "payer_before": found.payer_before,
+        "payer_after": found.payer_after,
         "price_before": brake_prices.price_before(found, catalog),
         "price_after": brake_prices.price_after(found, catalog),
     }

@@ -178,6 +178,11 @@ class BillingLink(Leased, Base):
         """Whether it is on hold because somebody changed its provider; ``IS_CONFLICT`` for a statement."""
         return self.state == "on_hold" and self.error_kind == CONFLICT
 
+    @property
+    def is_braked(self) -> bool:
+        """Whether the payment brake holds a change of it; ``IS_BRAKED`` for a statement."""
+        return self.state == "on_hold" and self.error_kind == PAYMENT_BRAKE
+
     __table_args__ = (
         Index(
             "uq_billing_links_customer_id",

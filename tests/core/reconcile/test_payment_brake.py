@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select
 
+from core.common.validation import InvalidChangeError
 from core.compare.desired_state import PayerPolicy
 from core.db.models.billing_links import BillingLink
 from core.db.models.payments import ExpectedPaymentChanges
@@ -167,6 +168,51 @@ def test_another_payer_takes_a_place_also_after_an_interrupted_attempt(braked: S
         link = braked.link(org_id, "lago")
         assert (link.state, link.error_code) == ("on_hold", "payer_change_on_hold")
         assert link.payer_id != "cus_other"
+
+
+def test_release_lets_the_payer_go_that_the_list_shows_and_no_later_one(braked: SyncWorld) -> None:
+    org_ids = synced(braked, LIMIT + 1)
+    upgrade_all(braked, org_ids)
+    (org_id,) = waiting(braked)
+    payer = braked.link(org_id, "lago").payer_id
+    for other, shown in ((None, (None, None)), ("cus_other", (payer, "cus_other"))):
+        if other is not None:
+            set_payer(braked, org_id, other)
+        with braked.database.read() as session:
+            (found,) = payment_holds.list_on_hold(session, 10)
+        assert (found.payer_before, found.payer_after) == shown
+    braked.payment_limit = PaymentLimit(changes=0)
+    release(braked, [org_id])
+    braked.reconcile_until_idle(org_id)
+    assert braked.is_in_sync(org_id)
+    assert braked.link(org_id, "lago").payer_id == "cus_other"
+    set_payer(braked, org_id, "cus_third")
+    braked.rename(org_id, "Globex")
+    braked.reconcile_until_idle(org_id)
+    assert braked.link(org_id, "lago").error_code == "payer_change_on_hold"
+
+
+def set_payer(world: SyncWorld, org_id: str, customer_id: str) -> None:
+    """As an operator brings another Stripe customer, which Stripe has already."""
+    world.sandbox.preload_stripe_customers([{"id": customer_id, "email": "ap@acme.test"}])
+    with world.database.write() as session:
+        session.get_one(BillingLink, (org_id, "stripe")).customer_id = customer_id
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_another_customer_id_lets_nothing_go(braked: SyncWorld, *, dropped: bool) -> None:
+    org_ids = synced(braked, LIMIT + 1)
+    upgrade_all(braked, org_ids)
+    (org_id,) = waiting(braked)
+    if dropped:
+        braked.change(org_id, lambda change, organization: payment_holds.drop(change, organization, "a wrong import"))
+    before = braked.link(org_id, "lago")
+    with pytest.raises(InvalidChangeError, match="lago_id cannot change while the payment brake holds a change of"):
+        braked.set_customer_id(org_id, "lago", "another")
+    assert before.customer_id is not None
+    braked.set_customer_id(org_id, "lago", before.customer_id)
+    after = braked.link(org_id, "lago")
+    assert (after.state, after.error_code) == ("on_hold", before.error_code)
 
 
 def test_an_end_that_was_begun_is_finished_though_the_hour_is_full(braked: SyncWorld) -> None:
