@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from datetime import timedelta
 
 import pytest
@@ -296,6 +297,58 @@ def test_of_many_workers_at_once_exactly_the_limit_sends(braked: SyncWorld) -> N
     assert len(waiting(braked)) == len(org_ids) - LIMIT
     with braked.database.read() as session:
         assert payment_brake.count_places(session, braked.now) == LIMIT
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+def test_a_deletion_at_the_moment_of_the_hold_leaves_an_end_and_no_other_hold(braked: SyncWorld) -> None:
+    """Each pair goes on in the order that the locks give; then one deletion commits while the attempt waits for it."""
+    org_ids = synced(braked, 8)
+    braked.payment_limit = PaymentLimit(changes=0)
+    for org_id in org_ids:
+        braked.change_plan(org_id, "enterprise")
+    braked.wait(5)
+    *raced, last = org_ids
+    for org_id in raced:
+        together = threading.Barrier(2)
+        deletion = threading.Thread(target=delete_together, args=(braked, org_id, together))
+        deletion.start()
+        together.wait(timeout=30)
+        braked.run(org_id, "lago")
+        deletion.join(timeout=30)
+    is_locked, commits = threading.Event(), threading.Thread(target=lambda: None)
+
+    def delete_before_the_hold() -> None:
+        nonlocal commits
+        commits = threading.Thread(target=delete_slowly, args=(braked, last, is_locked))
+        commits.start()
+        assert is_locked.wait(timeout=30)
+
+    braked.providers["lago"].before_subscription = delete_before_the_hold
+    braked.run(last, "lago")
+    commits.join(timeout=30)
+    for org_id in org_ids:
+        braked.reconcile_until_idle(org_id)
+        assert braked.link(org_id, "lago").error_code == "end_on_hold"
+    assert sorted(waiting(braked)) == sorted(org_ids)
+    release(braked, org_ids)
+    for org_id in org_ids:
+        braked.reconcile_until_idle(org_id)
+    assert plans_in_lago(braked) == []
+
+
+def delete_together(world: SyncWorld, org_id: str, together: threading.Barrier) -> None:
+    together.wait(timeout=30)
+    world.change_status(org_id, "deleted")
+
+
+def delete_slowly(world: SyncWorld, org_id: str, is_locked: threading.Event) -> None:
+    """Commit a moment after the organization and its links are locked."""
+    with world.database.write() as session:
+        organization = commands.lock(session, org_id)
+        assert organization is not None
+        commands.change_status(ChangeContext(session, world.now), organization, "deleted")
+        is_locked.set()
+        time.sleep(0.3)
 
 
 def test_a_worker_that_lost_its_lease_takes_no_place(braked: SyncWorld) -> None:
