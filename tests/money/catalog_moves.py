@@ -5,12 +5,14 @@ New organizations are sold the new price. Nobody else is moved, except by a pers
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Final
 
 from core.catalog import publishing
 from core.catalog.plans import CatalogPlan, FormerCodes
+from core.events.event_types import ChangeContext
+from core.organizations import usage_plans
 from tests.money.prices import PriceWatch
 from tests.money.provider_books import ActionHistory, Books
 from tests.support.sync_world import SyncWorld
@@ -88,6 +90,22 @@ class CatalogMoves:
             if kept.provider == "lago" and terms is not None:
                 self.history.kept[its_id] = replace(kept, terms=terms)
 
+    def use_the_plan_of_amount_0(self, tier: str) -> None:
+        """Where Stripe charges, Lago gets a plan of its own, and an operator moves everybody to such plans."""
+        self.name_plans_of_amount_0([tier])
+        catalog = self.world.catalog
+        tiers = usage_plans.tiers_with_usage_plan(catalog)
+        with self.world.database.write() as session:
+            change = ChangeContext(session, self.world.now)
+            for org_id in usage_plans.next_org_ids(session, catalog, tiers, "", 100) if tiers else ():
+                if usage_plans.move(change, org_id, catalog):
+                    self.history.plan_changes[org_id] += 1
+
+    def name_plans_of_amount_0(self, tiers: Collection[str]) -> None:
+        for tier in tiers:
+            plan = self.world.catalog.plan(tier)
+            self._publish(plan.model_copy(update={"lago_usage_plan_code": f"{tier}_usage"}))
+
     def _books(self) -> Books:
         return Books(state=self.world.sandbox.state(), history=self.history, catalog=self.world.catalog)
 
@@ -99,5 +117,6 @@ MOVES: Final[dict[str, Callable[[CatalogMoves, str], None]]] = {
         CatalogMoves.move_the_lookup_key,
         CatalogMoves.rename_the_price_that_was_sold,
         CatalogMoves.change_the_amount_in_lago,
+        CatalogMoves.use_the_plan_of_amount_0,
     )
 }

@@ -114,13 +114,26 @@ class MoneyStateMachine(RuleBasedStateMachine):
         finally:
             self.story.close()
 
-    @initialize(charged_by_stripe=st.sampled_from(LAYOUTS), first=tiers, second=tiers, then=thens)
-    def begin(self, charged_by_stripe: tuple[str, ...], first: str, second: str, then: str) -> None:
-        """The first organization is at home; how the second comes there differs."""
+    @initialize(
+        charged_by_stripe=st.sampled_from(LAYOUTS),
+        costs_nothing_in_lago=st.booleans(),
+        first=tiers,
+        second=tiers,
+        then=thens,
+    )
+    def begin(
+        self, charged_by_stripe: tuple[str, ...], first: str, second: str, then: str, *, costs_nothing_in_lago: bool
+    ) -> None:
+        """The first organization is at home; how the second comes there differs.
+
+        ``costs_nothing_in_lago``: where Stripe charges, Lago has plans of amount 0 from the beginning on.
+        """
         self.world.set_charging_provider("stripe")  # people sell every plan there
         charged_by_lago = [tier for tier in TIERS if tier not in charged_by_stripe]
         if charged_by_lago:
             self.world.set_charging_provider("lago", *charged_by_lago)
+        if costs_nothing_in_lago:
+            self.story.begin_with_plans_of_amount_0()
         self.story.then(self.story.create(first), "until nothing is left")
         self.story.then(self.story.create(second), then)
         if self.stage.management == "observe":

@@ -81,7 +81,9 @@ class PriceWatch:
         known, known_id = self.in_lago.get(org_id), self.lago_ids.get(org_id)
         self.lago_ids[org_id] = active["lago_id"]
         is_new = known_id != active["lago_id"] and active["previous_plan_code"] is None
-        if known is not None and known.words == words and known.tier == tier and not is_new:
+        plan = books.catalog.plans.get(tier)
+        costs_nothing = plan is not None and plan.has_unpaid_plan and plan.is_usage_code(active["plan_code"])
+        if known is not None and known.words == words and known.tier == tier and not is_new and not costs_nothing:
             _refuse_other_price(org_id, known, price)
             return
         began_at = datetime.fromisoformat(active["activated_at"])

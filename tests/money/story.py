@@ -85,6 +85,7 @@ class MoneyStory:
         self.hands = Hands(world=self.world, history=self.history)
         self.invoices = UnpaidInvoices(world=self.world, history=self.history, made={})
         self.catalog_moves = CatalogMoves(world=self.world, history=self.history, prices=self.prices)
+        self.bills_nothing_in_lago = False
         self.org_ids: list[str] = []
         self._schedules = ScheduleWatch(running_since=BEGINNING, last_sweep=BEGINNING)
         self._webhooks = itertools.count()
@@ -96,6 +97,11 @@ class MoneyStory:
             provider.close()
         self.world.database.close()
         self._folder.cleanup()
+
+    def begin_with_plans_of_amount_0(self) -> None:
+        """Each tier that costs something has one from the beginning on, so Lago never bills what Stripe charges."""
+        self.catalog_moves.name_plans_of_amount_0([tier for tier in TIERS if self.world.catalog.plan(tier).amount > 0])
+        self.bills_nothing_in_lago = True
 
     # What is asked of us.
 

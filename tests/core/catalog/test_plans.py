@@ -127,6 +127,54 @@ def test_a_former_code_that_is_the_code_of_another_plan_is_refused(file: Path) -
     assert "plans.enterprise.lago_plan_code is 'enterprise', which plans.starter already uses" in sentence
 
 
+def _with_usage_plan(code: str = "starter_usage", more: str = "") -> str:
+    return _former("lago_plan_code", f'lago_usage_plan_code = "{code}"\n{more}')
+
+
+def test_where_stripe_charges_the_plan_of_amount_0_is_the_one_that_lago_sells(file: Path) -> None:
+    file.write_text(_with_usage_plan(more='former_codes.lago_usage = ["starter_usage_2024"]\n'))
+    plan = load(file, "stripe").plan("starter")
+    assert (plan.code("lago"), plan.former("lago")) == ("starter_usage", ["starter", "starter_usage_2024"])
+    assert [plan.yearly_amount_in_lago(code) for code in ("starter", "starter_usage", "starter_usage_2024")] == [
+        *(12 * 1900, 0, 0)
+    ]
+    assert load(file, "stripe").tier_of("lago", "starter_usage_2024") == "starter"
+    assert load(file, "stripe").tier_of("stripe", "starter_usage") is None
+
+
+def test_where_lago_charges_nobody_stays_on_a_plan_of_amount_0(file: Path) -> None:
+    file.write_text(_with_usage_plan(more='former_codes.lago_usage = ["starter_usage_2024"]\n'))
+    catalog = load(file, "lago")
+    plan = catalog.plan("starter")
+    assert (plan.code("lago"), plan.former("lago")) == ("starter", [])
+    assert {catalog.tier_of("lago", code) for code in ("starter_usage", "starter_usage_2024")} == {"starter"}
+    assert not any(plan.may_keep_code("lago", code) for code in ("starter_usage", "starter_usage_2024"))
+
+
+@pytest.mark.parametrize(
+    ("code", "more", "problem"),
+    [
+        ("starter", "", "plans.starter.lago_usage_plan_code is 'starter', which plans.starter already uses"),
+        ("enterprise", "", "plans.enterprise.lago_plan_code is 'enterprise', which plans.starter already uses"),
+        ("a b", "", "plans.starter.lago_usage_plan_code: String should match pattern"),
+        (
+            "starter_usage",
+            'former_codes.lago_usage = ["starter_usage"]\n',
+            "plans.starter.former_codes is 'starter_usage', which plans.starter already uses",
+        ),
+    ],
+)
+def test_a_plan_of_amount_0_has_a_code_of_its_own(file: Path, code: str, more: str, problem: str) -> None:
+    assert problem in _problem(file, _with_usage_plan(code, more))
+
+
+def test_a_plan_of_amount_0_is_recommended_once_where_stripe_charges(file: Path) -> None:
+    file.write_text(_with_usage_plan())
+    assert load(file, "lago").recommendations() == []
+    (sentence,) = load(file, "stripe").recommendations()
+    assert sentence.startswith("Stripe charges for professional, enterprise, and Lago makes invoices")
+
+
 def test_one_more_table_is_one_more_tier(file: Path) -> None:
     file.write_text(SHIPPED + ONE_MORE)
     catalog = load(file)

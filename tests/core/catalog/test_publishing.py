@@ -26,6 +26,22 @@ def test_stripe_sells_only_what_it_charges_for(world: SyncWorld) -> None:
     assert [price["lookup_key"] for price in world.stripe_objects("prices")] == ["enterprise_monthly_usd"]
 
 
+def test_lago_gets_a_plan_of_amount_0_where_stripe_charges(world: SyncWorld) -> None:
+    starter = world.catalog.plan("starter").model_copy(update={"lago_usage_plan_code": "starter_usage"})
+    world.catalog = world.catalog.model_copy(update={"plans": {**world.catalog.plans, "starter": starter}})
+    publishing.publish(world.catalog, world.providers.values())
+    assert "starter_usage" not in [each["code"] for each in world.lago_objects("plans")]
+    world.set_charging_provider("stripe")
+    (made,) = [each for each in world.lago_objects("plans") if each["code"] == "starter_usage"]
+    assert (made["amount_cents"], made["amount_currency"], made["interval"]) == (0, "USD", "monthly")
+    assert all(each.problem is None for each in publishing.check(world.catalog, world.providers.values()))
+    world.sandbox.patch("lago", "plans", "starter_usage", amount_cents=100)
+    (found,) = [
+        each for each in publishing.check(world.catalog, world.providers.values()) if each.code == "starter_usage"
+    ]
+    assert (found.tier, found.problem) == ("starter", "amount is 100 at the provider but 0 in the catalog")
+
+
 def test_what_is_missing_is_named_before_and_made_by_a_push(world: SyncWorld) -> None:
     world.sandbox.reset()
     found = publishing.check(world.catalog, world.providers.values())
