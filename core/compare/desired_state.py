@@ -237,11 +237,13 @@ def _sold_next(
 
 def _next_amount(plan: CatalogPlan, next_plan: CatalogPlan | None, sold_next: SoldCode | None) -> int | None:
     """What the scheduled plan costs for the interval of this one; None for a former code, whose price is not known."""
-    if sold_next is not None and (next_plan or plan).is_usage_code(sold_next.code):
+    if sold_next is None:
+        return None
+    if (next_plan or plan).is_usage_code(sold_next.code):
         return 0
     if next_plan is not None:
         return next_plan.amount_per(plan.interval)
-    return plan.amount if sold_next is not None and sold_next.code == plan.code("lago") else None
+    return plan.amount if sold_next.code == plan.code("lago") else None
 
 
 def _may_schedule_in_lago(plan: CatalogPlan, code: str, next_plan: CatalogPlan, next_code: str) -> bool:

@@ -5,17 +5,22 @@ Stripe's period ends on the tenth of the month, and Lago's on its first.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
 
 from core.catalog import publishing
 from core.db.models.billing_links import BillingLink
+from core.drift.conflict_resolver import CannotResolveError
 from core.events.event_types import ChangeContext
 from core.flow_control.payment_brake import PaymentLimit
 from core.organizations import usage_plans
 from core.reconcile import commands, due_links
-from tests.support.drift_harness import DriftHarness
+from sandbox.server import Sandbox
+from tests.support.adoption_harness import AdoptionHarness
+from tests.support.drift_harness import DriftHarness, conflict_resolver_of, price_of
+from tests.support.provider_webhooks import check_after_webhook
 from tests.support.sync_world import SyncWorld, kill_worker
 
 SOLD_AT = datetime(2031, 3, 10, 12, tzinfo=UTC)
@@ -323,3 +328,71 @@ def test_who_is_parked_on_hold_deleted_or_charged_by_lago_is_not_moved(stripe_wo
     assert stripe_world.link(in_order, "lago").target_plan == "professional_usage"
     stripe_world.set_charging_provider("lago")
     assert usage_plans.tiers_with_usage_plan(stripe_world.catalog) == []
+
+
+def test_the_move_to_lagos_charging_takes_a_place_before_lagos_price_rises(stripe_world: SyncWorld) -> None:
+    give_usage_plans(stripe_world)
+    stripe_world.set_charging_provider("lago", "enterprise")
+    org_id = sold(stripe_world)
+    stripe_world.payment_limit = PaymentLimit(changes=0)
+    change(stripe_world, org_id, "enterprise")
+    assert in_lago(stripe_world) == ("professional_usage", None)
+    assert stripe_world.link(org_id, "stripe").error_kind == "payment_brake"
+    assert [each["status"] for each in stripe_world.stripe_objects("subscriptions")] == ["active"]
+
+
+def test_an_observed_organization_shows_the_plan_of_amount_0(stripe_world: SyncWorld) -> None:
+    give_usage_plans(stripe_world)
+    stripe_world.management = "observe"
+    org_id = sold(stripe_world)
+    steps = stripe_world.observation(org_id, "lago").steps
+    (step,) = [each for each in steps if each.kind == "create_subscription"]
+    assert (step.after, step.price_after and step.price_after.amount) == ("professional_usage", 0)
+
+
+def test_who_is_put_on_it_in_lago_by_hand_where_lago_charges_goes_back_to_the_full_plan(world: SyncWorld) -> None:
+    world.set_charging_provider("stripe")
+    give_usage_plans(world)
+    world.set_charging_provider("lago")
+    org_id = sold(world)
+    world.wait(10)
+    world.sandbox.patch("lago", "subscriptions", org_id, plan_code="professional_usage")
+    check_after_webhook(world, org_id, "lago")
+    assert world.link(org_id, "lago").is_conflict
+    with pytest.raises(CannotResolveError, match="the plan of professional for the case that Stripe charges"):
+        conflict_resolver_of(world).take_theirs(org_id, "lago")
+    world.keep_ours(org_id)
+    world.reconcile_until_idle(org_id)
+    assert (in_lago(world), world.is_in_sync(org_id)) == (("professional", None), True)
+
+
+@pytest.fixture
+def theirs(world: SyncWorld, sandbox_server: Sandbox) -> Iterator[AdoptionHarness]:
+    harness = AdoptionHarness(world=world, url=sandbox_server.url)
+    yield harness
+    harness.close()
+
+
+def test_who_is_on_it_already_is_adopted_as_its_tier(theirs: AdoptionHarness, drift_harness: DriftHarness) -> None:
+    world = theirs.world
+    world.set_charging_provider("stripe")
+    give_usage_plans(world)
+    customer = theirs.stripe_customer()
+    world.sandbox.preload_stripe_subscription(customer, price_of(world, "professional"))
+    lago = theirs.lago_customer(payer=None, plan="professional_usage")
+    result = theirs.adopt(theirs.row(stripe=customer, lago=lago))
+    assert (result.kind, theirs.writes()) == ("adopted", [])
+    world.reconcile_until_idle(str(result.org_id))
+    assert in_lago(world) == ("professional_usage", None)
+    assert_settled(world, str(result.org_id), drift_harness)
+
+
+def test_where_lago_charges_nobody_is_adopted_on_it(theirs: AdoptionHarness) -> None:
+    theirs.world.set_charging_provider("stripe")
+    give_usage_plans(theirs.world)
+    theirs.world.set_charging_provider("lago")
+    lago = theirs.lago_customer(plan="professional_usage")
+    row = theirs.row(stripe=theirs.stripe_customer(), lago=lago, action="adopt-keep-price")
+    result = theirs.adopt(row)
+    assert result.kind != "adopted"
+    assert "the plan of professional for the case that Stripe charges" in str(result)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from core.catalog import plans as plan_catalog
-from core.catalog.plans import Catalog, ChargingProvider
+from core.catalog.plans import Catalog, ChargingProvider, FormerCodes
 from core.compare.desired_state import DesiredState, PayerPolicy, customer_fingerprint, desired_state
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Organization
@@ -65,6 +65,59 @@ def test_where_stripe_charges_lago_holds_a_subscription_and_no_payer() -> None:
     assert (stripe.plan_code, stripe.is_charging, stripe.provides_payer) == ("professional_monthly_usd", True, False)
     assert (lago.plan_code, lago.is_charging, lago.waits_for_payer) == ("professional", False, False)
     assert (lago.customer.payer_id, lago.customer.charged_by_other_provider) == (None, True)
+
+
+FULL, USAGE, FORMER = "professional", "professional_usage", "professional_usage_2024"
+IN_LAGO = {
+    # Who charges, the pending tier, and the sold, scheduled and target code: the plan, the next one and its amount.
+    ("stripe", None, None, None, None): (USAGE, None, None),
+    ("stripe", None, FULL, None, None): (FULL, None, None),
+    ("stripe", None, FULL, None, USAGE): (USAGE, None, None),
+    ("stripe", None, FULL, USAGE, None): (USAGE, None, None),
+    ("stripe", None, USAGE, None, None): (USAGE, None, None),
+    ("stripe", None, FORMER, None, None): (FORMER, None, None),
+    ("stripe", None, "enterprise", None, None): (USAGE, None, None),
+    ("stripe", "starter", None, None, None): (USAGE, None, None),
+    ("stripe", "starter", USAGE, None, None): (USAGE, None, None),
+    ("stripe", "founders_friend", USAGE, None, None): (USAGE, None, None),
+    ("stripe", "starter", FULL, None, None): (FULL, "starter_usage", 0),
+    ("stripe", "starter", FULL, "starter", None): (FULL, "starter", 1900),
+    ("stripe", "founders_friend", FULL, None, None): (FULL, "founders_friend", 0),
+    ("stripe", "starter", FULL, None, USAGE): (USAGE, None, None),
+    ("stripe", "starter", FULL, USAGE, None): (USAGE, None, None),
+    ("lago", None, None, None, None): (FULL, None, None),
+    ("lago", None, USAGE, None, None): (FULL, None, None),
+    ("lago", None, FORMER, None, None): (FULL, None, None),
+    ("lago", None, FULL, USAGE, USAGE): (FULL, None, None),
+    ("lago", "starter", USAGE, None, None): (FULL, "starter", 1900),
+    ("lago", "starter", USAGE, "starter_usage", None): (FULL, "starter", 1900),
+}
+
+
+def with_usage_plans(plans: Catalog) -> Catalog:
+    changed = {
+        tier: plan.model_copy(
+            update={
+                "lago_usage_plan_code": f"{tier}_usage" if plan.amount else None,
+                "former_codes": FormerCodes(lago_usage=[f"{tier}_usage_2024"]),
+            }
+        )
+        for tier, plan in plans.plans.items()
+    }
+    return plans.model_copy(update={"plans": changed})
+
+
+@pytest.mark.parametrize("case", sorted(IN_LAGO, key=str))
+def test_which_plan_lago_has_and_which_one_it_schedules(
+    case: tuple[ChargingProvider, str | None, str | None, str | None, str | None],
+) -> None:
+    charger, pending, sold, scheduled, target = case
+    lago = link("lago", sold_plan=sold, applied_next_plan=scheduled, target_plan=target)
+    links: dict[Provider, BillingLink] = {"lago": lago, "stripe": link("stripe")}
+    plans = with_usage_plans(charged_by(charger))
+    made = desired_state("lago", organization(pending_plan_tier=pending), links, plans, LINKED)
+    assert (made.plan_code, made.next_plan_code, made.next_plan_amount) == IN_LAGO[case]
+    assert made.lago_plan_is_unpaid == (made.plan_code in {USAGE, FORMER})
 
 
 @pytest.mark.parametrize(("state", "payer"), [("unconfirmed", None), ("applied", "cus_1"), ("unknown", "cus_1")])
