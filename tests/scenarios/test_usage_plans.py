@@ -16,11 +16,12 @@ from core.drift.conflict_resolver import CannotResolveError
 from core.events.event_types import ChangeContext
 from core.flow_control.payment_brake import PaymentLimit
 from core.organizations import usage_plans
+from core.ports.spec import Provider
 from core.reconcile import commands, due_links
 from sandbox.server import Sandbox
 from tests.support.adoption_harness import AdoptionHarness
 from tests.support.drift_harness import DriftHarness, conflict_resolver_of, price_of
-from tests.support.provider_webhooks import check_after_webhook
+from tests.support.provider_webhooks import check_after_webhook, receive_webhook
 from tests.support.sync_world import SyncWorld, kill_worker
 
 SOLD_AT = datetime(2031, 3, 10, 12, tzinfo=UTC)
@@ -124,6 +125,30 @@ def test_a_downgrade_reaches_lago_on_the_day_on_which_stripe_switches(
     assert stripe_world.organization(org_id).plan_tier == lower
     assert in_lago(stripe_world) == ("starter_usage" if lower == "starter" else lower, None)
     assert unpaid(stripe_world) == []
+    assert_settled(stripe_world, org_id, drift_harness)
+
+
+@pytest.mark.parametrize("first", [(), ("lago",)])
+def test_lago_follows_also_if_only_stripe_was_read_since(
+    stripe_world: SyncWorld, drift_harness: DriftHarness, first: tuple[Provider, ...]
+) -> None:
+    """A webhook of Stripe tells of the switch, or the attempt at Lago came before the one at Stripe."""
+    give_usage_plans(stripe_world)
+    org_id = sold(stripe_world)
+    change(stripe_world, org_id, "starter")
+    stripe_world.advance_time(seconds=(STRIPES_MONTH_ENDED - stripe_world.now).total_seconds())
+    if first:
+        due_links.recheck_due_downgrades(stripe_world.database, 10, stripe_world.now, stripe_world.management)
+    else:
+        receive_webhook(stripe_world, org_id, "stripe")
+    for provider in first:
+        stripe_world.run(org_id, provider)
+    result = stripe_world.run(org_id, "stripe")
+    assert (result.also_requeue, in_lago(stripe_world)) == (("lago",), ("professional_usage", None))
+    stripe_world.wait(30)
+    stripe_world.run(org_id, "lago")
+    assert in_lago(stripe_world) == ("starter_usage", None)
+    assert stripe_world.run(org_id, "stripe").kind == "idle"
     assert_settled(stripe_world, org_id, drift_harness)
 
 
@@ -256,7 +281,8 @@ def test_whoever_is_moved_costs_nothing_in_lago_from_its_next_period_on(
     assert_settled(stripe_world, org_id, drift_harness)
     stripe_world.rename(org_id, "Globex")
     stripe_world.change(org_id, commands.retry)
-    stripe_world.reconcile_until_idle(org_id)
+    change(stripe_world, org_id, "starter")
+    change(stripe_world, org_id, "professional")
     assert in_lago(stripe_world) == ("professional", "professional_usage")
     billed = unpaid(stripe_world)
     live_until(stripe_world, org_id, LAGOS_MONTH_ENDED)
@@ -270,22 +296,23 @@ def test_whoever_is_moved_costs_nothing_in_lago_from_its_next_period_on(
     assert_settled(stripe_world, org_id, drift_harness)
 
 
+@pytest.mark.parametrize("tier", ["starter", "enterprise"])
 @pytest.mark.parametrize("moment", ["before_subscription", "after_subscription"])
 def test_a_move_that_a_kill_interrupts_is_finished_whatever_the_organization_does_then(
-    stripe_world: SyncWorld, drift_harness: DriftHarness, moment: str
+    stripe_world: SyncWorld, drift_harness: DriftHarness, moment: str, tier: str
 ) -> None:
-    org_id = sold(stripe_world, "enterprise")
+    org_id = sold(stripe_world)
     give_usage_plans(stripe_world)
     move_all(stripe_world)
     stripe_world.wait(30)
     setattr(stripe_world.providers["lago"], moment, kill_worker)
     stripe_world.run_until_killed(org_id, "lago")
     stripe_world.expire_lease()
-    stripe_world.change_plan(org_id, "starter")
+    stripe_world.change_plan(org_id, tier)
     stripe_world.reconcile_until_idle(org_id)
     assert_settled(stripe_world, org_id, drift_harness)
     live_until(stripe_world, org_id, STRIPES_MONTH_ENDED)
-    assert in_lago(stripe_world) == ("starter_usage", None)
+    assert in_lago(stripe_world) == (f"{tier}_usage", None)
     assert_settled(stripe_world, org_id, drift_harness)
 
 
