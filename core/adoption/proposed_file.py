@@ -91,6 +91,11 @@ def _notes(tier: ProposedTier) -> Iterator[str]:
             "before `billing-sync plans push`, which would create a second price:"
             f"\n{_COMMAND}stripe prices update {_text(price.price.id)} --lookup-key={tier.codes['stripe']}"
         )
+    if "stripe" not in tier.sold and tier.terms.amount == 0:
+        yield (
+            "It costs nothing. If Stripe charges its customers for another tier, remove this one and name its code in "
+            "`lago_usage_plan_code` of that tier: docs/how-to/usage-plans.md."
+        )
     if not tier.offered:
         yield "It is archived in Stripe, so it is sold no longer."
     yield from _former_notes(tier)
