@@ -88,10 +88,6 @@ SITES: Final[dict[str, str]] = {
         "tests/scenarios/test_older_lago_customers.py"
         "::test_stripe_charges_nobody_while_lago_cannot_say_who_pays_there_already"
     ),
-    # The payment brake stops a change; nothing is sent.
-    "core.reconcile.outcomes:put_change_on_hold": (
-        "tests/core/reconcile/test_payment_brake.py::test_nothing_of_a_change_on_hold_is_sent_and_the_link_says_so"
-    ),
     # A key of another account: nothing is sent.
     "core.reconcile.outcomes:trip_wrong_account": (
         "tests/core/reconcile/test_account_guard.py"

@@ -26,6 +26,8 @@ BY_LAGO = Setting(charged_by="lago")
 BY_STRIPE = Setting(charged_by="stripe")
 # Without a payer: a plan that moves to Stripe is parked for an operator while Lago charges a payer.
 BY_PLAN = Setting(charged_by=None, links_payer=False, tiers=(("professional", "stripe"),))
+# The hour has no place, so every change of what is paid is on hold.
+WITHOUT_PLACES = Setting(charged_by="lago", also=(("MONEY_CHANGES_PER_HOUR", "0"),))
 # So low a rate that the second organization must wait for the first.
 SLOWLY = Setting(charged_by="lago", also=(("LAGO_RATE_LIMIT", "2"),))
 
@@ -34,7 +36,8 @@ SLOWLY = Setting(charged_by="lago", also=(("LAGO_RATE_LIMIT", "2"),))
 class CrashOperation:
     """``after`` is the operation that this one starts from. ``faults`` are set in the sandbox before it starts.
 
-    With ``period_ends``, a scheduled downgrade is due before it starts, in our database and at the provider.
+    With ``period_ends``, a scheduled downgrade is due before it starts, in our database and at the provider. With
+    ``is_released``, an operator lets go before what the payment brake holds.
     """
 
     name: str
@@ -43,6 +46,7 @@ class CrashOperation:
     after: str | None = None
     faults: tuple[dict[str, Any], ...] = field(default=())
     period_ends: bool = False
+    is_released: bool = False
 
 
 def message(number: int, kind: str, org: str = ORG, **data: object) -> Message:
@@ -109,6 +113,22 @@ OPERATIONS: tuple[CrashOperation, ...] = (
     CrashOperation(
         name="by plan: to lago", setting=BY_PLAN, messages=(_plan(10, "enterprise"),), after="by plan: to stripe"
     ),
+    CrashOperation(
+        name="brake: upgrade on hold",
+        setting=WITHOUT_PLACES,
+        messages=(_plan(12, "enterprise"),),
+        after="lago: create",
+    ),
+    CrashOperation(
+        name="brake: upgrade released", setting=WITHOUT_PLACES, after="brake: upgrade on hold", is_released=True
+    ),
+    CrashOperation(
+        name="brake: end on hold",
+        setting=WITHOUT_PLACES,
+        messages=(_status(13, "deleted"),),
+        after="brake: upgrade on hold",
+    ),
+    CrashOperation(name="brake: end released", setting=WITHOUT_PLACES, after="brake: end on hold", is_released=True),
     CrashOperation(
         name="rejected by provider",
         setting=BY_LAGO,

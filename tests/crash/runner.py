@@ -27,6 +27,7 @@ from sqlalchemy.orm import Mapper
 
 from core.catalog import plans as plan_catalog
 from core.catalog import publishing
+from core.catalog.plans import Catalog
 from core.db.base import Base
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
@@ -34,12 +35,14 @@ from core.db.models.events import Event
 from core.db.models.inbox import ServiceEvent
 from core.db.models.jobs import JobLock
 from core.db.models.organizations import Organization
-from core.reconcile import due_links
+from core.events.event_types import ChangeContext
+from core.organizations import commands
+from core.reconcile import due_links, payment_holds
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
 from tasks.routing import SWEEP
 from tests.crash.killer import Killer, ended, kill
-from tests.crash.operations import CrashOperation, Setting
+from tests.crash.operations import ORG, CrashOperation, Setting
 from tests.crash.outcome import Outcome, outcome
 from tests.crash.points import NOT_ANSWERED, NOT_DONE, Point
 from tests.crash.targets import CrashTarget, Process
@@ -253,6 +256,13 @@ class _Run:
             with self.database.write() as session:
                 due_at = datetime.now(UTC) - timedelta(minutes=1)
                 session.execute(update(Organization).values(plan_effective_at=due_at, downgrade_recheck_at=due_at))
+        if operation.is_released:
+            plans = _catalog(Path(self.environment["PLANS_FILE"]), operation.setting)
+            with self.database.write() as session:
+                organization = commands.lock(session, ORG)
+                assert organization is not None
+                change = ChangeContext(session, datetime.now(UTC))
+                assert payment_holds.release(change, organization, plans, "it is meant") == ["lago"]
         self.sandbox.reset_calls()
         self.killer.reset()
 
@@ -429,8 +439,12 @@ def _plan_file(setting: Setting) -> str:
     return text
 
 
+def _catalog(plans_file: Path, setting: Setting) -> Catalog:
+    return plan_catalog.load(plans_file, "stripe" if setting.charged_by == "stripe" else None)
+
+
 def _publish_plans(plans_file: Path, setting: Setting, url: str) -> None:
-    plans = plan_catalog.load(plans_file, "stripe" if setting.charged_by == "stripe" else None)
+    plans = _catalog(plans_file, setting)
     settings = Settings.model_construct(
         stripe_secret_key=SecretStr(STRIPE_KEY),
         stripe_api_base=url,
