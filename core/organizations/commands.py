@@ -21,6 +21,8 @@ from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import ORGANIZATION_STATUSES, Organization
 from core.events import outbox
 from core.events.event_types import ChangeContext
+from core.flow_control import payment_brake
+from core.flow_control.payment_brake import RequestedChange
 from core.organizations.links import mark_for_sync, new_link, release_deleted
 from core.organizations.validation import (
     ORGANIZATION_ID_PATTERN,
@@ -118,6 +120,9 @@ def change_status(change: ChangeContext, organization: Organization, status: str
     if before == "deleted":
         organization.may_share_name = _check_name_is_free(change.session, organization.name)
         organization.name_key = name_key(organization.name)
+        # Its next end is another one, which takes a place of its own at the payment brake.
+        returned = RequestedChange(org_id=organization.id, scope="plan", goal="")
+        payment_brake.record(change.session, returned, "returned", change.now)
     organization.status = new_status
     organization.updated_at = change.now
     if "deleted" in {before, new_status}:

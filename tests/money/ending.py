@@ -30,6 +30,9 @@ class Ending:
     def check(self) -> None:
         story = self.story
         story.world.sandbox.clear_faults()
+        story.world.payment_limit = None
+        for org_id in story.org_ids:
+            story.decide(org_id, "release")
         for _ in range(MOST_SWEEPS):
             story.world.advance_time(seconds=SWEEP_INTERVAL_SECONDS)
             story.sweep()

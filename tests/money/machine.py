@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from core.drift.repairer import ChangedSinceReportError
+from core.flow_control.payment_brake import PaymentLimit
 from core.ports.errors import ProviderError
 from core.ports.spec import ARRANGED_AT_PROVIDER, PROVIDERS, Provider
 from core.reconcile import attempt
@@ -79,6 +80,10 @@ WATCHED_AFTER_A_PERIOD: Final = timedelta(hours=2)
 # Sweeps do then what was left while time jumped.
 WATCHED_BEFORE_IT: Final = timedelta(minutes=26)
 
+LIMITS: Final = [None, None, None, 0, 1, 3]
+"""Of the payment brake within an hour; None: it stops nothing."""
+WORDS_ABOUT_THE_BRAKE: Final = ["release", "release", "drop", "expect"]
+
 numbers = st.sampled_from([0, 0, 0, 1, 1, 2, 3])
 troubles = st.none() | st.tuples(st.sampled_from(OPERATIONS), st.sampled_from(FAULTS), st.integers(1, 2)).map(
     lambda drawn: (*drawn[0], *drawn[1:])
@@ -120,14 +125,23 @@ class MoneyStateMachine(RuleBasedStateMachine):
         first=tiers,
         second=tiers,
         then=thens,
+        limit=st.sampled_from(LIMITS),
     )
-    def begin(
-        self, charged_by_stripe: tuple[str, ...], first: str, second: str, then: str, *, costs_nothing_in_lago: bool
+    def begin(  # noqa: PLR0913 - what a story begins with
+        self,
+        charged_by_stripe: tuple[str, ...],
+        first: str,
+        second: str,
+        then: str,
+        *,
+        costs_nothing_in_lago: bool,
+        limit: int | None = None,
     ) -> None:
         """The first organization is at home; how the second comes there differs.
 
         ``costs_nothing_in_lago``: where Stripe charges, Lago has plans of amount 0 from the beginning on.
         """
+        self.world.payment_limit = None if limit is None else PaymentLimit(changes=limit)
         self.world.set_charging_provider("stripe")  # people sell every plan there
         charged_by_lago = [tier for tier in TIERS if tier not in charged_by_stripe]
         if charged_by_lago:
@@ -335,6 +349,7 @@ class MoneyStateMachine(RuleBasedStateMachine):
             assert problem is not None, f"{deed}, then {other} for {org_id}: nothing is planned to be on hold"
             assert problem.code == ARRANGED_AT_PROVIDER, f"{deed}, then {other} for {org_id}: {problem}"
         else:
+            # What is arranged is read before a place is taken.
             assert (link.state, link.error_code) == ("on_hold", ARRANGED_AT_PROVIDER), (
                 f"{deed}, then {other} for {org_id}: {link.state} {link.error_code} {link.error_message}"
             )
@@ -435,6 +450,18 @@ class MoneyStateMachine(RuleBasedStateMachine):
                 PaymentBooks(books=self.story.books()).check_that_it_left(org_id)
                 self.tally.hands["leave_invoices_unpaid : left"] += 1
         self.story.invoices.do(deeds[-1], org_id)
+        self.story.then(org_id, then)
+
+    @precondition(lambda self: self.world.payment_limit is not None)
+    @rule(number=numbers, word=st.sampled_from(WORDS_ABOUT_THE_BRAKE), count=st.integers(1, 2), then=thens)
+    @tallied
+    def say_a_word_about_the_brake(self, number: int, word: str, count: int, then: str) -> None:
+        org_id = self._org(number)
+        self.tally.hands[f"say_a_word_about_the_brake : {word}"] += 1
+        if word == "expect":
+            self.story.expect(count)
+        elif self.story.decide(org_id, word):
+            self.tally.hands[f"say_a_word_about_the_brake : {word} : something waited"] += 1
         self.story.then(org_id, then)
 
     @rule(apply=st.booleans())

@@ -27,8 +27,9 @@ from core.organizations import commands as organization_commands
 from core.organizations import links
 from core.ports.errors import ProviderError
 from core.ports.spec import PROVIDERS, Provider
-from core.reconcile import backoff, commands, due_links
+from core.reconcile import backoff, commands, due_links, payment_holds
 from sandbox.client import SandboxClient
+from tests.money.brake import BrakeWatch
 from tests.money.catalog_moves import CatalogMoves
 from tests.money.dashboard_edits import Hands
 from tests.money.payments import PaymentBooks
@@ -82,6 +83,7 @@ class MoneyStory:
         self.world.now = BEGINNING
         self.history = ActionHistory()
         self.prices = PriceWatch()
+        self.brake = BrakeWatch(world=self.world)
         self.hands = Hands(world=self.world, history=self.history)
         self.invoices = UnpaidInvoices(world=self.world, history=self.history, made={})
         self.catalog_moves = CatalogMoves(world=self.world, history=self.history, prices=self.prices)
@@ -129,6 +131,8 @@ class MoneyStory:
             case "active" | "suspended" | "deleted" as status:
                 if status == "deleted":
                     self.history.deleted.add(org_id)
+                    # It ends a hold of the payment brake; its end may be another one.
+                    self.history.decisions[org_id] += 1
                 self.world.change_status(org_id, status)
             case "retry":
                 self.world.change(org_id, commands.retry)
@@ -154,6 +158,27 @@ class MoneyStory:
         for provider in PROVIDERS:
             with suppress(CannotResolveError, ProviderError):
                 resolver.take_theirs(org_id, provider)
+
+    # What operators say about the payment brake.
+
+    def decide(self, org_id: str, decision: str) -> list[Provider]:
+        """Release or drop; returns the providers at which something waited."""
+        decided: list[Provider] = []
+
+        def decide(change: ChangeContext, found: Organization) -> None:
+            if decision == "release":
+                decided.extend(payment_holds.release(change, found, self.world.catalog, "it is meant"))
+            else:
+                decided.extend(payment_holds.drop(change, found, "it is not meant"))
+
+        self.history.decisions[org_id] += 1
+        self.world.change(org_id, decide)
+        return decided
+
+    def expect(self, changes: int) -> None:
+        self.brake.expected += changes
+        with self.world.database.write() as session:
+            payment_holds.expect(ChangeContext(session, self.world.now), changes, timedelta(days=3), "it is meant")
 
     # What providers report.
 
@@ -272,6 +297,7 @@ class MoneyStory:
         """Prices, and scheduled changes that nobody touched, of links that need no person."""
         books.record_prices()
         self.prices.observe(books, self.world.now)
+        self.brake.observe(books)
         for org_id in self.org_ids:
             organization = self.world.organization(org_id)
             if organization.pending_plan_tier is None or org_id in self.history.touched:

@@ -21,10 +21,15 @@ class ShownLateError(AssertionError):
     """A scheduled change of ours was carried out more than an hour ago, and we do not show it."""
 
 
+class SentUnaskedError(AssertionError):
+    """What somebody pays was changed beyond the limit of the payment brake, and no operator let it go."""
+
+
 FINDINGS: dict[type[AssertionError], str] = {
     ChargedTwiceError: "charged twice",
     RepricedError: "re-priced without a word",
     ShownLateError: "shown late",
+    SentUnaskedError: "sent past the brake",
 }
 
 

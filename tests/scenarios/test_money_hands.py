@@ -12,9 +12,10 @@ import pytest
 from core.catalog.plans import Catalog
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
+from tests.money.brake import paid_for
 from tests.money.machine import ARRANGED_IN_STRIPE, MoneyStateMachine, staged
 from tests.money.story import TIERS, Stage, Trouble
-from tests.money.tally import ShownLateError, Tally
+from tests.money.tally import SentUnaskedError, ShownLateError, Tally
 
 pytestmark = pytest.mark.slow
 
@@ -32,8 +33,15 @@ def machine(
     told.story.close()
 
 
-def begin(machine: MoneyStateMachine, charged_by_stripe: tuple[str, ...]) -> None:
-    machine.begin(charged_by_stripe=charged_by_stripe, first="professional", second="starter", then="nothing")
+def begin(machine: MoneyStateMachine, charged_by_stripe: tuple[str, ...], limit: int | None = None) -> None:
+    machine.begin(
+        charged_by_stripe=charged_by_stripe,
+        costs_nothing_in_lago=False,
+        first="professional",
+        second="starter",
+        then="nothing",
+        limit=limit,
+    )
     machine.money_is_right()
 
 
@@ -118,3 +126,35 @@ def test_a_plan_that_is_not_shown_for_an_hour_is_found(
     machine.world.advance_time(seconds=(ends_at - machine.world.now).total_seconds())
     with pytest.raises(ShownLateError, match="of sweeps"):
         machine.story.live_until(ends_at + timedelta(hours=3))
+
+
+@EACH_PROVIDER
+def test_a_change_waits_for_a_word_at_the_brake(machine: MoneyStateMachine, charged_by_stripe: tuple[str, ...]) -> None:
+    begin(machine, charged_by_stripe, limit=0)
+    story = machine.story
+    (org_id, *_) = story.org_ids
+    before = paid_for(story.books(), org_id)
+    assert before is not None
+    story.change_plan(org_id, "enterprise")
+    story.settle(org_id)
+    machine.money_is_right()
+    assert paid_for(story.books(), org_id) == before
+    machine.say_a_word_about_the_brake(number=0, word="release", count=1, then="until nothing is left")
+    machine.money_is_right()
+    assert paid_for(story.books(), org_id) != before
+    assert machine.tally.hands["say_a_word_about_the_brake : release : something waited"] == 1
+
+
+@EACH_PROVIDER
+def test_a_change_that_goes_around_the_brake_is_seen(
+    machine: MoneyStateMachine, charged_by_stripe: tuple[str, ...]
+) -> None:
+    begin(machine, charged_by_stripe, limit=0)
+    story = machine.story
+    story.settle(story.org_ids[0])
+    limit, story.world.payment_limit = story.world.payment_limit, None
+    story.change_plan(story.org_ids[0], "enterprise")
+    story.then(story.org_ids[0], "until nothing is left")
+    story.world.payment_limit = limit
+    with pytest.raises(SentUnaskedError):
+        machine.money_is_right()

@@ -12,8 +12,9 @@ from core.db.base import Base, Counter
 
 PaymentScope = Literal["plan", "payer"]
 """plan: also an end. An organization's change of its plan and of its payer are two changes."""
-PaymentPlace = Literal["counted", "expected", "released"]
-"""counted: a place in its hour. expected: a place of an expectation. released: an operator let it go."""
+PaymentPlace = Literal["counted", "expected", "released", "returned"]
+"""counted: a place in its hour. expected: a place of an expectation. released: an operator let it go. returned: none; a
+deleted organization came back, so what was sent before is no place for what follows."""
 
 
 class PaymentChangeRecord(Base):

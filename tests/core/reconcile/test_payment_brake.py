@@ -255,6 +255,18 @@ def test_who_is_on_hold_and_then_deleted_ends_with_a_place_of_the_end(braked: Sy
     assert len(plans_in_lago(braked)) == LIMIT
 
 
+def test_who_comes_back_and_is_deleted_again_takes_another_place(braked: SyncWorld) -> None:
+    (org_id,) = synced(braked, 1)
+    for status in ("deleted", "active"):
+        braked.change_status(org_id, status)
+        braked.reconcile_until_idle(org_id)
+        assert braked.is_in_sync(org_id)
+    braked.payment_limit = PaymentLimit(changes=0)
+    braked.change_status(org_id, "deleted")
+    braked.reconcile_until_idle(org_id)
+    assert braked.link(org_id, "lago").error_code == "end_on_hold"
+
+
 def test_the_places_of_the_last_hour_are_counted_and_a_repeated_attempt_takes_no_second_one(
     braked: SyncWorld,
 ) -> None:
