@@ -42,6 +42,7 @@ class Ending:
         assert not story.behind(), f"not settled after {MOST_SWEEPS} sweeps: {story.behind()}"
         for link in story.links():
             assert link.state == "active" or (link.error_message or "").strip(), f"{link.org_id} is parked, not why"
+        self._nobody_is_billed_for_nothing()
         harness = DriftHarness(story.world)
         report = harness.check()
         assert (report.counts.in_flux, report.counts.excluded_providers) == (0, [])
@@ -56,6 +57,16 @@ class Ending:
         harness.repair(report)
         story.check()
         assert harness.check().counts.repairable == 0, "what was repaired is not right yet"
+
+    def _nobody_is_billed_for_nothing(self) -> None:
+        """Where Stripe charges for each tier, Lago makes no invoice with an amount, because nobody would pay it."""
+        story = self.story
+        plans = story.world.catalog.plans.values()
+        if not story.bills_nothing_in_lago or any(plan.charged_by == "lago" for plan in plans):
+            return
+        for each in story.books().state["charges"]:
+            is_theirs = each["customer"] in story.history.touched
+            assert each["provider"] == "stripe" or is_theirs or each["price"] == 0, f"nobody pays {each}"
 
     def _all_rogues_are_found(self, drifts: list[DriftItem]) -> None:
         found = {finding.object_id for drift in drifts for finding in drift.findings}
