@@ -414,13 +414,17 @@ def _end_subscription(
 
 
 def _pays_nothing(attempt: SyncAttempt, catalog: Catalog) -> bool:
-    """Whether the plan that was sold costs nothing. One that is not known is not free."""
+    """Whether the plan that was sold costs nothing. One that is not known is not free.
+
+    What was sold under a former code may have cost something, and so may what was adopted at a price of its own.
+    """
     code = attempt.link.sold_plan
     tier = catalog.tier_of(attempt.provider, code) if code is not None else None
     if code is None or tier is None:
         return False
     plan = catalog.plan(tier)
-    return plan.amount == 0 or (attempt.provider == "lago" and plan.is_usage_code(code))
+    is_at_catalog_price = code == plan.code(attempt.provider) and attempt.link.ownership != "adopted"
+    return (plan.amount == 0 and is_at_catalog_price) or (attempt.provider == "lago" and plan.is_usage_code(code))
 
 
 def _follow_ups(attempt: SyncAttempt, desired: DesiredState, result: ApplyResult, catalog: Catalog) -> FollowUps:

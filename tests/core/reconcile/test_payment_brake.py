@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import select
 
+from core.catalog.plans import FormerCodes
 from core.common.validation import InvalidChangeError
 from core.compare.desired_state import PayerPolicy
 from core.db.models.billing_links import BillingLink
@@ -253,6 +254,26 @@ def test_who_is_on_hold_and_then_deleted_ends_with_a_place_of_the_end(braked: Sy
     assert braked.is_in_sync(org_id)
     assert waiting(braked) == []
     assert len(plans_in_lago(braked)) == LIMIT
+
+
+@pytest.mark.parametrize("sold", ["at the catalog's price", "under a former code", "at a price of its own"])
+def test_an_end_of_a_free_plan_takes_no_place_and_one_that_may_have_cost_something_does(
+    braked: SyncWorld, sold: str
+) -> None:
+    (org_id,) = synced(braked, 1, "founders_friend")
+    braked.payment_limit = PaymentLimit(changes=0)
+    plan = braked.catalog.plan("founders_friend")
+    if sold == "under a former code":
+        new = {"lago_plan_code": "free_2027", "former_codes": FormerCodes(lago=[plan.code("lago")])}
+        plans = braked.catalog.plans | {"founders_friend": plan.model_copy(update=new)}
+        braked.catalog = braked.catalog.model_copy(update={"plans": plans})
+    elif sold == "at a price of its own":
+        with braked.database.write() as session:
+            session.get_one(BillingLink, (org_id, "lago")).ownership = "adopted"
+    braked.change_status(org_id, "deleted")
+    braked.reconcile_until_idle(org_id)
+    expected = None if sold == "at the catalog's price" else "end_on_hold"
+    assert braked.link(org_id, "lago").error_code == expected
 
 
 def test_who_comes_back_and_is_deleted_again_takes_another_place(braked: SyncWorld) -> None:
