@@ -196,6 +196,10 @@ WEBHOOK_MEANINGS: Final[Mapping[str, str]] = {
         "The plan is `to` from now on or, if `at` is `period_end`, from the end of the period on. If `from` and `to` "
         "are equal, a scheduled plan was canceled."
     ),
+    "organization.price_change_scheduled": (
+        "An operator moves the organization to another price of `tier`: it pays `amount_before` until `effective_at`, "
+        "and `amount_after` from then on, both in minor units of `currency`."
+    ),
     "organization.status_changed": "The status is now `to`: `active` or `suspended`.",
     "organization.deleted": "The organization was deleted. `from` was its status.",
     "organization.synced": "Both providers have every change up to `version`.",

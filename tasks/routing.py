@@ -55,6 +55,8 @@ TASKS_BY_EVENT_TYPE: Final[dict[EventType, tuple[str, ...]]] = {
     "membership.role_changed": (),
     # It reports what the providers have already.
     "organization.synced": (),
+    # Other services send mails because of it. Nothing changes before its day.
+    "organization.price_change_scheduled": (),
     # An operator reads these.
     "link.parked": (),
     "link.payment_on_hold": (),

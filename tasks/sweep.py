@@ -18,6 +18,7 @@ from core.emails import queue as email_queue
 from core.events import link_history
 from core.flow_control import circuit_breaker, payment_brake
 from core.ports.spec import PROVIDERS, Provider
+from core.price_moves.due import DuePriceMoves
 from core.reconcile import due_links
 from tasks import provider_webhooks, webhook_deliveries
 from tasks import queue as task_queue
@@ -28,6 +29,7 @@ log = structlog.get_logger()
 
 SWEEP_JOB_SECONDS = 4.0
 MAX_DOWNGRADES_PER_SWEEP = 200
+MAX_PRICE_MOVES_PER_SWEEP = 100
 FOLLOW_MODE_JOB = "billing.follow_mode"
 FOLLOW_MODE_SECONDS = 60.0
 MAX_LINKS_OF_OTHER_MODE = 1_000  # of each run; the next one goes on
@@ -50,6 +52,12 @@ def run(app: BillingApp) -> int:
         if not job_locks.acquire(session, SWEEP, SWEEP_JOB_SECONDS, now):
             return 0
     due_links.recheck_due_downgrades(runtime.database, MAX_DOWNGRADES_PER_SWEEP, now, runtime.reconciler.management)
+    DuePriceMoves(
+        database=runtime.database,
+        catalog=runtime.catalog,
+        installation=runtime.reconciler.management,
+        clock=runtime.clock,
+    ).run(MAX_PRICE_MOVES_PER_SWEEP)
     provider_webhooks.sweep(app)
     dispatched = sum(_dispatch_due_links(app, provider) for provider in PROVIDERS)
     # Last, because it may take long, above all while a large endpoint is removed. No provider waits for it.

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
 
 from core.adoption.row import AdoptionAction, AdoptionRow
 from core.adoption.table_csv import read_csv, write_csv
@@ -39,12 +39,20 @@ def write_table(path: Path, rows: Iterable[AdoptionRow]) -> int:
     """Returns the number of rows. Raises ``AdoptionTableError``, and then writes nothing."""
     refuse_unwritable(path)
     ending = _ending(path)
+    return write_new_file(path, lambda file: write_csv(file, rows) if ending == ".csv" else write_json(file, rows))
+
+
+def write_new_file(path: Path, write: Callable[[TextIO], int]) -> int:
+    """For its owner only, and never in place of another one. Returns what ``write`` does.
+
+    Raises ``AdoptionTableError``, and then there is no file.
+    """
     try:
         descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)  # mode 0600
         temporary = Path(name)
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
-                count = write_csv(file, rows) if ending == ".csv" else write_json(file, rows)
+                count = write(file)
                 file.flush()
                 os.fsync(descriptor)
             path.hardlink_to(temporary)  # refuses a file that somebody has written meanwhile

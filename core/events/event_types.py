@@ -36,13 +36,19 @@ AdoptionEventType = Literal["organization.adopted", "organization.released"]
 
 EventType = (
     ChangeType
-    | Literal["organization.sync_requested", "organization.synced", "organization.management_changed"]
+    | Literal[
+        "organization.sync_requested",
+        "organization.synced",
+        "organization.management_changed",
+        "organization.price_change_scheduled",
+    ]
     | AdoptionEventType
     | OperatorEventType
 )
 """All types that we record; no other service can send the additional ones. ``sync_requested``: an operator asked for
 another attempt (a retry, or a decided conflict), so the relay sends one although no value changed.
-``management_changed``: the organization is observed or managed from now on."""
+``management_changed``: the organization is observed or managed from now on. ``price_change_scheduled``: an operator
+moves it to another price of its plan on a day that is to come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,6 +29,7 @@ FreedBy = Literal[
     "retry",
     "resolve",
     "brake",
+    "price_move",
     "set-customer-id",
     "due_downgrade",
     "other_link",

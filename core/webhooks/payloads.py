@@ -20,6 +20,7 @@ OrganizationEventName = Literal[
     "organization.created",
     "organization.updated",
     "organization.plan_changed",
+    "organization.price_change_scheduled",
     "organization.status_changed",
     "organization.deleted",
     "organization.synced",
@@ -38,6 +39,7 @@ PUBLIC_NAME_BY_TYPE: Final[dict[EventType, PublicEventName]] = {
     "organization.renamed": "organization.updated",
     "organization.billing_details_changed": "organization.updated",
     "organization.plan_changed": "organization.plan_changed",
+    "organization.price_change_scheduled": "organization.price_change_scheduled",
     "organization.status_changed": "organization.status_changed",
     "organization.synced": "organization.synced",
     "membership.added": "membership.added",
@@ -52,6 +54,7 @@ FIELDS_BY_PUBLIC_NAME: Final[dict[PublicEventName, tuple[str, ...]]] = {
     "organization.created": ("plan_tier",),
     "organization.updated": (),
     "organization.plan_changed": ("from", "to", "at"),
+    "organization.price_change_scheduled": ("tier", "amount_before", "amount_after", "currency", "effective_at"),
     "organization.status_changed": ("from", "to"),
     "organization.deleted": ("from",),
     "organization.synced": ("version",),
@@ -69,10 +72,11 @@ CLOUDEVENT_MEDIA_TYPE: Final = "application/cloudevents+json"
 
 class EventFields(BaseModel):
     """``sequence`` is the event's running number: of two events of one organization the higher one happened later. The
-    other fields depend on the type: `plan_tier` (created); `from`, `to` and `at` (plan_changed); `from` and `to`
-    (status_changed, role_changed); `user_id` and `role` (members); `version` (synced): both providers have every change
-    up to this `sync.version`; `provider`, `kind` and `code` (parked); `provider` and `code` (payment_on_hold);
-    `provider` and `reason` (unavailable, without `org_id`).
+    other fields depend on the type: `plan_tier` (created); `from`, `to` and `at` (plan_changed); `tier`,
+    `amount_before` and `amount_after` in minor units of `currency`, and `effective_at` (price_change_scheduled); `from`
+    and `to` (status_changed, role_changed); `user_id` and `role` (members); `version` (synced): both providers have
+    every change up to this `sync.version`; `provider`, `kind` and `code` (parked); `provider` and `code`
+    (payment_on_hold); `provider` and `reason` (unavailable, without `org_id`).
     """
 
     model_config = ConfigDict(extra="allow")

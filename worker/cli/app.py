@@ -358,6 +358,18 @@ _add(
     ("usage_plans", "use_usage_plans"),
     "Move organizations for which Stripe charges to the Lago plan of amount 0 of their tier.",
 )
+_add(
+    plan_commands,
+    "move",
+    ("price_moves", "move"),
+    "List who was sold a code and would pay another one, or move exactly those in the list.",
+)
+_add(
+    plan_commands,
+    "moves",
+    ("price_moves", "moves"),
+    "List the moves to another price that are open, and how many ended.",
+)
 
 key_commands = _group("keys", "API keys of service accounts.", PANEL_RUN)
 _add(

@@ -140,6 +140,8 @@ _DESCRIPTIONS: Final[dict[str, Callable[[str, Mapping[str, Json]], str]]] = {
     "payment_released": lambda _, details: f"the payment brake let it go: {details['reason']}",
     "payment_dropped": lambda _, details: f"dropped at the payment brake: {details['reason']}",
     "usage_plan_set": lambda _, details: f"moved to the plan {details['plan']} in Lago, which costs nothing",
+    "price_move_started": lambda _, details: f"moved from {details['before']} to {details['after']}",
+    "organization.price_change_scheduled": lambda _, details: f"price changes on {str(details['effective_at'])[:10]}",
     "customer_id_set": lambda _, details: f"customer id set: {details['customer_id']}",
     "sync": _sync,
     "message": lambda kind, details: f"message {details['type']} {kind}",

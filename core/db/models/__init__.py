@@ -20,6 +20,7 @@ from core.db.models.inbox import EventSource, ProviderWebhook, ServiceEvent
 from core.db.models.jobs import JobLock
 from core.db.models.organizations import Membership, Organization
 from core.db.models.payments import ExpectedPaymentChanges, PaymentChangeRecord
+from core.db.models.price_moves import PriceMove
 from core.db.models.processes import ProcessHeartbeat
 from core.db.models.providers import ProviderStatus
 from core.db.models.schema import SchemaCompatibility
@@ -47,6 +48,7 @@ __all__ = [
     "Membership",
     "Organization",
     "PaymentChangeRecord",
+    "PriceMove",
     "ProcessHeartbeat",
     "ProviderStatus",
     "ProviderWebhook",

@@ -22,6 +22,7 @@ HistoryKind = Literal[
     "payment_released",
     "payment_dropped",
     "usage_plan_set",
+    "price_move_started",
 ]
 AttemptOutcome = Literal["synced", "waiting", "retry", "parked", "on_hold", "lease_lost"]
 
