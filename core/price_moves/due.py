@@ -34,7 +34,7 @@ from core.price_moves.row import follows_new_period, lasts_past_notice, period_e
 from core.reconcile.payment_goals import plan_goal
 
 RETRY_AFTER: Final = timedelta(hours=1)
-LOOK_AFTER: Final = timedelta(minutes=10)
+FOLLOW_AFTER: Final = timedelta(minutes=10)
 STARTS_WITHIN: Final = timedelta(days=14)
 """After its day. A move that something kept from starting for so long ends: nobody expects it any more."""
 _SOURCE: Final = "billing-sync plans move"
@@ -76,7 +76,7 @@ class DuePriceMoves:
                 _follow(change, move, state)
 
     def _notice(self, change: ChangeContext, move: PriceMove, state: LocalState) -> None:
-        if self._is_kept_from(change, move, state):
+        if self._meets_obstacle(change, move, state):
             return
         if not lasts_past_notice(move.effective_at, move.notice_days, change.now):
             move.effective_at = _moved_on(move, change.now)
@@ -96,7 +96,7 @@ class DuePriceMoves:
         )
 
     def _start(self, change: ChangeContext, move: PriceMove, state: LocalState) -> None:
-        if self._is_kept_from(change, move, state):
+        if self._meets_obstacle(change, move, state):
             return
         session, organization, provider = change.session, state.organization, _provider(move)
         at_period_end = move.at_period_end and not follows_new_period(provider, is_lower=_is_lower(move))
@@ -117,9 +117,9 @@ class DuePriceMoves:
         # The sweep requests the attempts, at the rate that leaves room for what somebody waits for.
         organization_links.mark_for_sync(change, organization, "price_move")
         move.state, move.started_at, move.problem = "started", change.now, None
-        move.due_at = change.now + LOOK_AFTER
+        move.due_at = change.now + FOLLOW_AFTER
 
-    def _is_kept_from(self, change: ChangeContext, move: PriceMove, state: LocalState) -> bool:
+    def _meets_obstacle(self, change: ChangeContext, move: PriceMove, state: LocalState) -> bool:
         moved = MovedPlan(provider=_provider(move), tier=move.tier, from_code=move.from_code)
         obstacle = obstacles.find(state.organization, state.links, moved, self.installation)
         if obstacle is None:
@@ -159,7 +159,7 @@ def _follow(change: ChangeContext, move: PriceMove, state: LocalState) -> None:
     move.problem = link.error_message if link.state != "active" else None
     awaits_period_end = link.target_at_period_end and link.applied_next_plan == move.to_code
     if awaits_period_end and move.effective_at > change.now:
-        move.due_at = move.effective_at + LOOK_AFTER
+        move.due_at = move.effective_at + FOLLOW_AFTER
         return
     if awaits_period_end and link.state == "active" and link.checks_done == link.checks_requested:
         change.session.execute(
@@ -172,7 +172,7 @@ def _follow(change: ChangeContext, move: PriceMove, state: LocalState) -> None:
             )
             .execution_options(synchronize_session=False)
         )
-    move.due_at = change.now + (LOOK_AFTER if awaits_period_end else RETRY_AFTER)
+    move.due_at = change.now + (FOLLOW_AFTER if awaits_period_end else RETRY_AFTER)
 
 
 def _end(change: ChangeContext, move: PriceMove, state: PriceMoveState, problem: str | None) -> None:

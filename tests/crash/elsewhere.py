@@ -35,6 +35,10 @@ WHOLE: Final[dict[str, str]] = {
     "core.adoption.discovery": "tests/core/adoption/test_discovery.py",
     "providers.lago.inventory": "tests/providers/lago/test_inventory.py",
     "providers.stripe.inventory": "tests/providers/stripe/test_inventory.py",
+    # Moves to another price: each step is one transaction, and its state says that it was taken.
+    "core.price_moves.applying": "tests/scenarios/test_price_moves.py",
+    "core.price_moves.due": "tests/scenarios/test_price_moves.py",
+    "core.price_moves.listing": "tests/scenarios/test_price_moves.py",
     # Metadata only, as steps of an organization that was adopted; repeated, they write the same.
     "providers.stripe.marks": "tests/scenarios/test_adopted_in_stripe.py",
     # The account of an API key, which is read when a process starts.

@@ -29,8 +29,10 @@ from core.flow_control.payment_brake import PaymentLimit
 from core.reconcile import payment_holds
 from tests.support import console
 from tests.support.adoption_harness import AdoptionHarness
+from tests.support.former_codes import NEW, give_new_code
 from tests.support.importer import Importer
 from tests.support.predecessor_files import organization as record
+from tests.support.price_moves import PriceMoves
 from tests.support.sync_world import SyncWorld
 
 ORGANIZATIONS = 500
@@ -161,7 +163,24 @@ class ByImportAndAdoption:
         return found
 
 
-MISTAKES: list[Mistake] = [ByScript(), ByCatalogAndScript(), ByImportAndAdoption()]
+@dataclass
+class ByPriceMove(AtLago):
+    """`plans move --apply` of all who were sold the former code, without the word that it is meant."""
+
+    after: str = NEW
+    is_expected: bool = False
+
+    def make(self, world: SyncWorld, org_ids: list[str]) -> None:
+        give_new_code(world)
+        harness = AdoptionHarness(world=world, url=world.url)
+        moves = PriceMoves(world=world, provider="lago", harness=harness)
+        applied = moves.apply(moves.rows(), is_expected=self.is_expected)
+        assert [each.row.org_id for each in applied if each.kind == "applied"] == sorted(org_ids)
+        moves.sweep()  # the notices, and the starts
+        harness.close()
+
+
+MISTAKES: list[Mistake] = [ByScript(), ByCatalogAndScript(), ByImportAndAdoption(), ByPriceMove()]
 
 
 @contextmanager
@@ -205,6 +224,16 @@ def test_exactly_the_limit_is_sent_dropped_nothing_and_released_exactly_the_rest
 ) -> None:
     org_ids, on_hold = make(mistake, world, tmp_path)
     drop_and_release(mistake, world, org_ids, on_hold)
+
+
+def test_all_of_an_expected_move_are_sent(world: SyncWorld, tmp_path: Path) -> None:
+    move = ByPriceMove(is_expected=True)
+    world.payment_limit = LIMIT
+    org_ids = move.begin(world, tmp_path)
+    move.make(world, org_ids)
+    settle(world, org_ids)
+    assert move.paid(world) == {move.after: ORGANIZATIONS}
+    assert waiting(world) == []
 
 
 def test_the_api_says_that_a_change_waits_and_an_import_changes_nobody(world: SyncWorld, tmp_path: Path) -> None:

@@ -38,8 +38,8 @@ from worker.cli.worker_runtime import open_worker_runtime
 from worker.config import settings as settings_of
 
 DEFAULT_NOTICE_DAYS: Final = 30
-ROWS_SHOWN: Final = 20
-READER_PURPOSE: Final = "price_moves"
+MOVES_SHOWN: Final = 20
+MOVES_READER_PURPOSE: Final = "price_moves"
 WhenOption = Literal["now", "period-end"]
 _KIND_TEXTS: Final[dict[AppliedKind, str]] = {
     "applied": "applied",
@@ -120,7 +120,7 @@ def _lister(runtime: Runtime) -> PriceMoveLister:
     return PriceMoveLister(
         database=runtime.database,
         read=LowPriorityReader(
-            readers=runtime.inventories, purpose=READER_PURPOSE, gates=runtime.reconciler.request_gates
+            readers=runtime.inventories, purpose=MOVES_READER_PURPOSE, gates=runtime.reconciler.request_gates
         ),
         installation=runtime.reconciler.management,
         clock=utc_now,
@@ -154,12 +154,12 @@ def _list(runtime: Runtime, requested: PriceMoveRequest, out: Path) -> None:
 
 def _lines(rows: Sequence[PriceMoveRow]) -> Iterator[str]:
     yield f"{descriptions.plural(len(rows), 'organization')} would pay another price, before discounts:"
-    for row in rows[:ROWS_SHOWN]:
+    for row in rows[:MOVES_SHOWN]:
         before = "?" if row.amount_before is None else amount_text(row.amount_before, row.currency)
         after = amount_text(row.amount_after, row.currency)
         yield f"  {row.org_id}  {row.name}: {before} → {after} each {row.interval} from {_day(row.effective_at)} on"
-    if len(rows) > ROWS_SHOWN:
-        yield f"  and {len(rows) - ROWS_SHOWN} more"
+    if len(rows) > MOVES_SHOWN:
+        yield f"  and {len(rows) - MOVES_SHOWN} more"
     totals: Counter[tuple[str, str]] = Counter()
     for row in rows:
         totals[row.currency, row.interval] += row.amount_after - (row.amount_before or 0)
@@ -170,7 +170,7 @@ def _lines(rows: Sequence[PriceMoveRow]) -> Iterator[str]:
 
 def _reason_lines(rows: Sequence[PriceMoveRow]) -> Iterator[str]:
     reasons = Counter(row.reason for row in rows if row.reason is not None)
-    for reason, count in reasons.most_common(ROWS_SHOWN):
+    for reason, count in reasons.most_common(MOVES_SHOWN):
         yield f"{count} not moved: {reason}"
 
 
@@ -261,9 +261,9 @@ def _result_lines(results: Sequence[AppliedRow]) -> Iterator[str]:
 def _withdraw(file: Path, *, yes: bool) -> None:
     rows = [row for row in _read(file) if row.reason is None]
     settings = settings_of.read()
-    question = f"The moves of {descriptions.plural(len(rows), 'organization')} end, unless they have started."
+    warning = f"The moves of {descriptions.plural(len(rows), 'organization')} end, unless they have started."
     with resources.open_database(settings) as database:
-        confirmation.confirm([question], yes=yes)
+        confirmation.confirm([warning], yes=yes)
         ended = sum(_withdraw_rows(database, rows))
     output.show(f"Withdrawn: {ended} of {len(rows)}. `billing-sync plans moves` shows those that have started.")
 
