@@ -100,7 +100,8 @@ LINK_CODES: Final[Mapping[str, Entry]] = {
         "Both providers would charge for the organization, so this one does not begin.",
         "The charging provider changes, and the former one has not stopped; or somebody sold a subscription by hand.",
         f"{STATUS}, at both providers.",
-        f"End the subscription in Stripe, or unlink the payer in Lago, as the message says; then {RETRY}.",
+        "If the setting is meant, `billing-sync charging move` moves the organization; otherwise restore the setting, "
+        f"or end the subscription in Stripe, as the message says; then {RETRY}.",
     ),
     "end_on_hold": Entry(
         "The end of a subscription is on hold before anything was sent: the organization goes on paying.",
@@ -113,6 +114,18 @@ LINK_CODES: Final[Mapping[str, Entry]] = {
         "The file was damaged or incomplete.",
         "`billing-sync parked`.",
         f"`billing-sync set ORG --name NAME`, then {RETRY}.",
+    ),
+    "last_invoice_awaited": Entry(
+        "The organization moves to Stripe. Its subscription in Lago has ended, and Lago makes the last invoice.",
+        "`billing-sync charging move`.",
+        f"{STATUS}.",
+        "Nothing: it goes on after a minute.",
+    ),
+    "last_invoice_unpaid": Entry(
+        "The organization moves to Stripe, and Lago still collects an invoice from its payer.",
+        "The payment has not ended, or Lago has no payment method.",
+        f"{STATUS}, which names the invoice.",
+        "Nothing: it goes on when the invoice is paid or has failed, or after an hour. Have it paid in Lago by then.",
     ),
     "payer_change_on_hold": Entry(
         "A change of the payer in Lago is on hold before anything was sent.",

@@ -134,7 +134,9 @@ ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
         "Lago charges another Stripe customer, and replacing it would lose its payment methods: decide which of the "
         "two is right"
     ),
-    "payer_still_linked": "Stripe charges for this plan: unlink the payment provider of the customer in Lago",
+    "payer_still_linked": (
+        "Stripe charges for this plan: run `billing-sync charging move --to stripe --out FILE`, or correct the setting"
+    ),
     "no_desired_state": "{reason}",
     "organization_deleted": (
         "the organization is deleted: end the subscription in {provider_name} unless it is meant to continue"
@@ -195,8 +197,9 @@ ADVICE_SENTENCES: Final[Mapping[AdviceCode, str]] = {
         "retry {org_id}`"
     ),
     "lago_still_has_payer": (
-        "Stripe charges for this plan, but the customer in Lago is still linked to {payer_id}: unlink the payment "
-        "provider of the customer in Lago, then run `billing-sync retry {org_id}`"
+        "Stripe charges for this plan, but the customer in Lago is still linked to {payer_id}: run "
+        "`billing-sync charging move --to stripe --out FILE`, which lists who moves, or restore the setting and run "
+        "`billing-sync retry {org_id}`"
     ),
     "stripe_still_has_subscription": (
         "Lago charges for this plan, but Stripe still has {subscription}: Lago is updated once that subscription has "

@@ -104,8 +104,8 @@ def setting_would_end(
         provider,
         "Lago is now the charging provider of this plan by a setting (charged_by in plans.toml, or CHARGED_BY), but "
         f"Stripe still has {subscription_phrase(subscription_id)} and goes on charging: to keep Stripe, set it back, "
-        f"restart the workers and run `{retry_command}`; to move to Lago, run only `{retry_command}`, which ends the "
-        f"Stripe subscription{credited}",
+        f"restart the workers and run `{retry_command}`; to move to Lago, run `billing-sync charging move --to lago "
+        f"--out FILE`, or `{retry_command}` for this one, which ends the Stripe subscription{credited}",
         DOUBLE_CHARGING,
     )
 

@@ -40,6 +40,7 @@ class DesiredState:
     ``is_charging``: this provider charges, so it decides when a scheduled plan has taken effect.
     ``uncharged_plan_code``: the code that the plan would have if this provider charged for it.
     ``lago_plan_is_unpaid``: ``plan_code`` is the plan in Lago that costs nothing, because Stripe charges.
+    ``removes_payer``: Lago charges still, and an operator said that it is to stop. Nothing else is done before that.
     """
 
     customer: CustomerSpec
@@ -55,6 +56,7 @@ class DesiredState:
     provides_payer: bool = False
     uncharged_plan_code: str | None = None
     lago_plan_is_unpaid: bool = False
+    removes_payer: bool = False
 
     def is_plan(self, code: str | None) -> bool:
         return code == self.plan_code or code in self.former_plan_codes
@@ -220,6 +222,7 @@ def _at_lago(
         is_charging=plan.charged_by == "lago",
         waits_for_payer=sends_payer and payer_id is None,
         lago_plan_is_unpaid=plan.is_usage_code(sold.code),
+        removes_payer=plan.charged_by == "stripe" and link.charging_move is not None and link.payer_id is not None,
     )
 
 

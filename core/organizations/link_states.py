@@ -37,6 +37,7 @@ LinkEvent = Literal[
     "retried",
     "retried_keeping_customer",
     "payment_released",
+    "charging_moved",
     "conflict_ended",
     "conflict_ended_keeping_customer",
     "payer_decided",
@@ -207,6 +208,11 @@ TRANSITIONS: Final[Mapping[LinkEvent, Transition]] = {
         meaning="An operator let a change go that the payment brake had stopped.",
         written_by="core.reconcile.payment_holds:release",
         link={"on_hold": "active"},
+    ),
+    "charging_moved": Transition(
+        meaning="An operator said that this provider is to charge no more, because the other one is to.",
+        written_by="core.reconcile.charging_moves:begin",
+        link={"active": "active", "parked": "active"},
     ),
     "conflict_ended": Transition(
         meaning="An operator decided a conflict: everything is read before it is written.",

@@ -34,6 +34,7 @@ FreedBy = Literal[
     "due_downgrade",
     "other_link",
     "management",
+    "charging",
 ]
 """What made a link active again that was parked or on hold. other_link: the attempt at the organization's other link
 changed who charges, or lost its lease."""

@@ -268,6 +268,13 @@ class BillingProvider(Protocol):
         ``RejectedError`` while a plan is scheduled: only our metadata says what is paid until then.
         """
 
+    def remove_payer(self, last_known: LastKnown, org_id: str, attempt: AttemptContext, *, collects: bool) -> None:
+        """Take out the payer that we set, so that Lago charges nobody. It is no error if there is none any more.
+
+        Another one is a ``ConflictError``. ``collects``: ``NotYetAllowedError`` while an invoice waits for its payment.
+        Stripe has no payer beside the customer.
+        """
+
     def find_price(self, code: str) -> PriceSpec | None:
         """The plan or price that is on sale under this code; ``None`` only if the provider says that there is none."""
 

@@ -38,7 +38,7 @@ from core.compare import charging_guard
 from core.compare.desired_state import external_ids, sold_price
 from core.db import leases
 from core.db.database import Database
-from core.db.models.billing_links import NO_TARGET, BillingLink
+from core.db.models.billing_links import NO_MOVE, NO_TARGET, BillingLink
 from core.db.models.events import Event
 from core.db.models.organizations import Organization
 from core.db.models.providers import ProviderStatus
@@ -77,6 +77,8 @@ _KNOWN_STATE_COLUMNS: Final = frozenset(
         "subscription_requested",
         "ownership",
         "maybe_older",
+        "charging_move",
+        "charging_move_at",
     }
 )
 
@@ -331,6 +333,11 @@ class SyncAttempt:
             self._take_place(PaymentChange(kind="end"))
         self._write(self._plan_values_after("subscription_end_started"))
 
+    def save_end_before_move(self, result: ApplyResult) -> None:
+        """Store that our subscription has ended, so that the payer can be taken out next, also after a crash."""
+        values = {**applied_values(self, result), "charging_move": "ended", "charging_move_at": self.clock()}
+        self._write(values)
+
     def save_customer(self, result: ApplyResult) -> None:
         """Store the customer and the payer before the next call, so that a crash in that call does not lose them."""
         values = _customer_values(self, result)
@@ -429,6 +436,7 @@ class ApplyResult:
     """On the customer's balance, by the last response that showed it."""
     marks_written: bool = False
     marks_removed: bool = False
+    payer_removed: bool = False
 
 
 class FencedRow(NamedTuple):
@@ -547,6 +555,8 @@ def applied_values(attempt: SyncAttempt, result: ApplyResult) -> dict[str, Any]:
     values = _customer_values(attempt, result)
     if result.marks_written:
         values["marks"] = "ours"
+    if result.payer_removed:
+        values |= {"payer_id": None, "payer_confirmed": False, **NO_MOVE}
     if result.subscription is not None:
         values |= {
             "subscription_id": result.subscription.id,

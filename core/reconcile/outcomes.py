@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from core.common.process_metrics import PROCESS_METRICS
 from core.compare import charging_guard
 from core.db import after_commit, leases
-from core.db.models.billing_links import NO_ERROR, BillingLink
+from core.db.models.billing_links import NO_ERROR, NO_MOVE, BillingLink
 from core.db.models.history import AttemptOutcome
 from core.db.models.organizations import Organization
 from core.events import outbox
@@ -114,6 +114,8 @@ def complete(attempt: SyncAttempt, result: ApplyResult, follow_ups: FollowUps) -
         checks_done = attempt.link.checks_requested if follow_ups.all_checks_done else attempt.link.checks_done
         is_behind = has_new_version or checks_done < attempt.link.checks_requested
         values = {
+            # Also one that was asked for while the catalog said that Stripe charges, and that it says no more.
+            **(NO_MOVE if attempt.link.charging_move is not None else {}),
             **applied_values(attempt, result),
             **_completion_values(attempt, now, cooldown, is_behind=is_behind),
             **_unobserved_values(attempt),
@@ -122,7 +124,7 @@ def complete(attempt: SyncAttempt, result: ApplyResult, follow_ups: FollowUps) -
         }
         row = fenced_update(session, attempt, values, is_completion=True)
         _record_provider_health(session, attempt, row, now)
-        if attempt.history.has_writes or result.customer or result.subscription or result.ended:
+        if attempt.history.has_writes or result.customer or result.subscription or result.ended or result.payer_removed:
             _end_history(session, attempt, now, "synced", values)
         change = ChangeContext(session, now)
         version = organization.version
@@ -135,14 +137,17 @@ def complete(attempt: SyncAttempt, result: ApplyResult, follow_ups: FollowUps) -
         if result.marks_removed:
             management.give_back(change, organization)
             links.mark_for_sync(change, organization, "management")
+        if result.payer_removed:
+            links.mark_for_sync(change, organization, "charging")
         _report_synced(change, organization, attempt, row)
         after_commit.call(session, lambda: _log_completed(attempt))
+    begins_anew = result.marks_removed or result.payer_removed
     if not is_behind and _was_behind(attempt):
         PROCESS_METRICS.record_sync(attempt.provider, (now - attempt.organization.updated_at).total_seconds())
     return Completion(
-        is_behind=has_new_version or result.marks_removed or row.checks_requested > checks_done,
+        is_behind=has_new_version or begins_anew or row.checks_requested > checks_done,
         cooldown_seconds=cooldown.total_seconds() if cooldown else 0.0,
-        requeue_other=requeue_other or result.marks_removed,
+        requeue_other=requeue_other or begins_anew,
     )
 
 

@@ -186,12 +186,12 @@ class Planner:
                     progress = replace(progress, subscription_ended=True)
                 case "refuse_to_end":
                     raise refuse_to_end(self.context.attempt, self.catalog)
-                case "write_marks":
-                    self._plan_marks()
-                    progress = replace(progress, marks_written=True)
-                case "remove_marks":
-                    self._plan_marks(is_removal=True)
-                    progress = replace(progress, marks_removed=True)
+                case "write_marks" | "remove_marks":
+                    self._plan_marks(is_removal=step == "remove_marks")
+                    progress = replace(progress, marks_written=True, marks_removed=step == "remove_marks")
+                case "remove_payer":
+                    self._plan_charging_move()
+                    progress = replace(progress, payer_removed=True)
                 case "check":
                     progress = replace(progress, checked=True)
                     if self._finds_plan_in_effect():
@@ -232,6 +232,12 @@ class Planner:
             context.run(lambda: self.billing_provider.remove_marks(self.last_known, org_id, context))
         else:
             context.run(lambda: self.billing_provider.write_marks(self.last_known, org_id, plan_code, context))
+
+    def _plan_charging_move(self) -> None:
+        org_id = self.context.attempt.organization.id
+        self.context.run(
+            lambda: self.billing_provider.remove_payer(self.last_known, org_id, self.context, collects=False)
+        )
 
     def _plan_end(self) -> None:
         org_id = self.context.attempt.organization.id

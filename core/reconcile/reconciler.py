@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Final, Literal
 
 import structlog
@@ -30,6 +31,7 @@ from core.ports.errors import (
     ConflictError,
     LeaseLostError,
     MustWaitError,
+    NotYetAllowedError,
     OlderCustomerFoundError,
     ParkedError,
     PaymentBrakeError,
@@ -54,6 +56,9 @@ log = structlog.get_logger()
 
 # About four minutes of growing waits. Then a program that fails at this link bothers the provider no more.
 MAX_UNEXPECTED_ATTEMPTS: Final = 8
+# Lago makes the last invoice of a subscription in a job, and asks for its payment in another one.
+LAST_INVOICE_AFTER: Final = timedelta(minutes=1)
+LAST_INVOICE_COLLECTED_WITHIN: Final = timedelta(hours=1)
 # Failures of an attempt that had gone on: the link had waited for its payer already, or did not have to.
 _ERROR_KINDS_AFTER_WAIT = frozenset({"unavailable", "throttled", "misconfigured", "unexpected"})
 
@@ -254,16 +259,12 @@ class Reconciler:
                 case "refuse_to_end":
                     attempt.save_customer(result)
                     raise refuse_to_end(attempt, self.catalog)
-                case "write_marks":
-                    attempt.save_customer(result)
-                    plan_code = desired.plan_code if desired.is_charging else None
-                    billing_provider.write_marks(last_known, attempt.organization.id, plan_code, attempt)
-                    result = replace(result, marks_written=True)
-                    progress = replace(progress, marks_written=True)
-                case "remove_marks":
-                    billing_provider.remove_marks(last_known, attempt.organization.id, attempt)
-                    result = replace(result, marks_removed=True)
-                    progress = replace(progress, marks_removed=True)
+                case "write_marks" | "remove_marks":
+                    result = _change_marks(billing_provider, attempt, desired, last_known, result, step)
+                    progress = replace(progress, marks_written=True, marks_removed=result.marks_removed)
+                case "remove_payer":
+                    result = _remove_payer(billing_provider, attempt, last_known, result)
+                    progress = replace(progress, payer_removed=True)
                 case "check":
                     # After all writes: what differs then was changed by somebody else.
                     reader = billing_provider.reader
@@ -339,6 +340,8 @@ def link_facts(attempt: SyncAttempt, desired: DesiredState) -> LinkFacts:
         check=check,
         marks=_marks_request(link),
         sold_plan_code=link.sold_plan,
+        is_moved=link.charging_move is not None,
+        has_ended=link.charging_move == "ended",
     )
 
 
@@ -411,6 +414,40 @@ def _end_subscription(
     attempt.prepare_subscription_end()
     credit = billing_provider.end_subscription(last_known, attempt.organization.id, attempt)
     return replace(result, ended=True, credit=credit or result.credit)
+
+
+def _change_marks(  # noqa: PLR0913, PLR0917 - as the other steps, and which one
+    billing_provider: BillingProvider,
+    attempt: SyncAttempt,
+    desired: DesiredState,
+    last_known: LastKnown,
+    result: ApplyResult,
+    step: Literal["write_marks", "remove_marks"],
+) -> ApplyResult:
+    org_id = attempt.organization.id
+    if step == "remove_marks":
+        billing_provider.remove_marks(last_known, org_id, attempt)
+        return replace(result, marks_removed=True)
+    attempt.save_customer(result)
+    billing_provider.write_marks(last_known, org_id, desired.plan_code if desired.is_charging else None, attempt)
+    return replace(result, marks_written=True)
+
+
+def _remove_payer(
+    billing_provider: BillingProvider, attempt: SyncAttempt, last_known: LastKnown, result: ApplyResult
+) -> ApplyResult:
+    """Lago makes and collects the last invoice in jobs. It has time for that, but not for ever: nobody is charged."""
+    if result.ended:
+        attempt.save_end_before_move(result)
+    ended_at, now = attempt.link.charging_move_at, attempt.clock()
+    ended_for = now - ended_at if ended_at is not None else timedelta(0)
+    if ended_for < LAST_INVOICE_AFTER:
+        message = "the subscription has ended, and Lago makes its last invoice before the payer is taken out"
+        raise NotYetAllowedError(attempt.provider, message, "last_invoice_awaited")
+    billing_provider.remove_payer(
+        last_known, attempt.organization.id, attempt, collects=ended_for < LAST_INVOICE_COLLECTED_WITHIN
+    )
+    return replace(result, ended=False, payer_removed=True)
 
 
 def _pays_nothing(attempt: SyncAttempt, catalog: Catalog) -> bool:

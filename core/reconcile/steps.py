@@ -27,6 +27,7 @@ Step = Literal[
     "refuse_to_end",
     "write_marks",
     "remove_marks",
+    "remove_payer",
     "check",
     "complete",
 ]
@@ -37,6 +38,7 @@ STEPS: Final[tuple[Step, ...]] = (
     "refuse_to_end",
     "write_marks",
     "remove_marks",
+    "remove_payer",
     "check",
     "complete",
 )
@@ -61,6 +63,10 @@ class LinkFacts:
     marks: MarksRequest = "none"
     sold_plan_code: str | None = None
     """The plan when it was last confirmed, also while ``plan_code`` is not known."""
+    is_moved: bool = False
+    """An operator said that this provider is to charge no more."""
+    has_ended: bool = False
+    """It is moved, and the subscription has ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +78,7 @@ class Progress:
     subscription_ended: bool = False
     marks_written: bool = False
     marks_removed: bool = False
+    payer_removed: bool = False
     checked: bool = False
     plan_took_effect: bool = False
 
@@ -82,6 +89,8 @@ def next_step(link: LinkFacts, desired: DesiredState, progress: Progress) -> Ste
         return _step_to_the_removal(link, desired, progress)
     if not desired.active:
         return _step_to_the_end(link, progress)
+    if desired.removes_payer:
+        return _step_to_the_other_provider(link, progress)
     return _step_to_the_desired(link, desired, progress)
 
 
@@ -102,7 +111,9 @@ def _step_to_the_desired(link: LinkFacts, desired: DesiredState, progress: Progr
         return "ensure_customer"
     if desired.plan_code is None:
         if _may_have_subscription(link, progress):
-            may_end = may_end_at_stripe(link.plan_code, desired.uncharged_plan_code, link.plan, link.customer)
+            may_end = link.is_moved or may_end_at_stripe(
+                link.plan_code, desired.uncharged_plan_code, link.plan, link.customer
+            )
             return "end_subscription" if may_end else "refuse_to_end"
     elif _needs_subscription(link, desired, progress):
         return "ensure_subscription"
@@ -121,6 +132,13 @@ def _step_to_the_end(link: LinkFacts, progress: Progress) -> Step:
         link.has_subscription or link.customer in {"unknown", "applied"} or link.intent == "create_subscription"
     )
     return "end_subscription" if may_have_subscription and not progress.subscription_ended else "complete"
+
+
+def _step_to_the_other_provider(link: LinkFacts, progress: Progress) -> Step:
+    """What is used is billed to the payer while it is there. Another attempt begins the subscription without one."""
+    if not (link.has_ended or progress.subscription_ended):
+        return "end_subscription"
+    return "complete" if progress.payer_removed else "remove_payer"
 
 
 def _needs_customer(link: LinkFacts, progress: Progress) -> bool:

@@ -6,7 +6,7 @@ They need neither a provider nor the broker, and they lock no row.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
 
@@ -144,6 +144,8 @@ class Overview:
     last_drift_report: DriftReportSummary | None
     changes_on_hold: Mapping[str, int]
     """Links that the payment brake holds, by code."""
+    charged_by_other: Mapping[Provider, int] = field(default_factory=dict)
+    """Organizations that the other provider charges, by the one that is to charge."""
 
     @property
     def in_sync(self) -> bool:

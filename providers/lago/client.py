@@ -46,6 +46,8 @@ class LagoRequest(Generic[ResponseT]):
     response_type: type[ResponseT]
     body: BaseModel | None = None
     params: Mapping[str, str | list[str]] = field(default_factory=dict)
+    document: Mapping[str, object] | None = None
+    """Instead of ``body``, and sent as it is: the SDK's models send no null, so they clear no field (lago.md 1.4)."""
 
 
 class LagoClient:
@@ -130,7 +132,8 @@ class LagoClient:
         url = make_url(
             origin=self._origin, path_parts=[_escape(part) for part in request.path], query_pairs=request.params
         )
-        content = None if request.body is None else to_json({request.root: request.body.dict(exclude_none=True)})
+        document = request.document if request.body is None else request.body.dict(exclude_none=True)
+        content = None if document is None else to_json({request.root: document})
         try:
             response = self._http.request(request.method, url, headers=self._headers, content=content)
         except httpx.RequestError as error:

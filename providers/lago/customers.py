@@ -18,6 +18,7 @@ from lago_python_client.models.customer import CustomerResponse
 from lago_python_client.models.subscription import SubscriptionResponse
 
 from core.compare.advice import Advice, AdviceCode
+from core.compare.charging_guard import DOUBLE_CHARGING
 from core.ports.errors import ConflictError, OlderCustomerFoundError, RejectedError
 from core.ports.planned import PlannedStep
 from core.ports.provider import AttemptContext, Customer
@@ -115,11 +116,11 @@ class LagoCustomers:
             )
         _refuse_other_currency(spec, response)
         if spec.charged_by_other_provider and _payer_id(response) is not None:
-            raise _rejection(
-                spec,
-                f"Lago charges {printable(_payer_id(response))}, but Stripe charges for this plan; "
-                "unlink the payment provider in Lago, then retry",
+            message = (
+                f"customer {spec.org_id}: Lago charges {printable(_payer_id(response))}, but Stripe charges for this "
+                "plan; `billing-sync charging move --to stripe` moves it"
             )
+            raise RejectedError("lago", message, DOUBLE_CHARGING)
         self._refuse_changed_payer(spec, last_known, response, sends_payer=sends_payer)
 
     def _planned_upsert(

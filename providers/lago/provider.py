@@ -19,6 +19,7 @@ from providers.lago import webhook_endpoints
 from providers.lago.client import LagoClient, LagoRequest
 from providers.lago.customers import LagoCustomers
 from providers.lago.inventory import LagoInventory
+from providers.lago.payers import LagoPayers
 from providers.lago.plans import LagoPlans
 from providers.lago.state_reader import LagoStateReader
 from providers.lago.subscriptions import LagoSubscriptions
@@ -59,6 +60,7 @@ class LagoProvider:
         self.usage_and_preview = LagoUsageAndPreview(self._client)
         self._plans = LagoPlans(self._client, UnlimitedPermits(may_write))
         self._customers = LagoCustomers(self._client, payment_provider_code, payment_methods, billing_entity_code)
+        self._payers = LagoPayers(self._client)
         self._subscriptions = LagoSubscriptions(self._client, ending, self._plans)
 
     @property
@@ -92,6 +94,9 @@ class LagoProvider:
 
     def remove_marks(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
         """Nothing is marked."""
+
+    def remove_payer(self, last_known: LastKnown, org_id: str, attempt: AttemptContext, *, collects: bool) -> None:
+        self._payers.remove(last_known, org_id, attempt, collects=collects)
 
     def find_price(self, code: str) -> PriceSpec | None:
         return self._plans.find_price(code)

@@ -92,6 +92,9 @@ class StripeProvider:
     def remove_marks(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
         self._marks.remove(last_known, org_id, attempt)
 
+    def remove_payer(self, last_known: LastKnown, org_id: str, attempt: AttemptContext, *, collects: bool) -> None:
+        """There is none beside the customer."""
+
     def find_price(self, code: str) -> PriceSpec | None:
         return self._prices.find_price(code)
 

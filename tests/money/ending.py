@@ -15,7 +15,7 @@ MOST_SWEEPS: Final = 30
 # Why a link may wait for a person though nobody touched anything at the dashboards.
 OUR_OWN_REASONS: Final = (
     *(
-        "unlink the payment provider",
+        "charging move --to stripe",
         "that subscription has ended",
         "neither provider can schedule",
         "is not in the catalog",

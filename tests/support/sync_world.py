@@ -50,6 +50,7 @@ class HookedProvider:
         self.after_subscription = do_nothing
         self.after_end = do_nothing
         self.after_marks = do_nothing
+        self.after_payer = do_nothing
 
     def connect_again(self, wrapped: BillingProvider) -> None:
         self._wrapped.close()
@@ -94,6 +95,10 @@ class HookedProvider:
 
     def remove_marks(self, last_known: LastKnown, org_id: str, attempt: AttemptContext) -> None:
         self._wrapped.remove_marks(last_known, org_id, attempt)
+
+    def remove_payer(self, last_known: LastKnown, org_id: str, attempt: AttemptContext, *, collects: bool) -> None:
+        self._wrapped.remove_payer(last_known, org_id, attempt, collects=collects)
+        self._run_hook("after_payer")
 
     def find_price(self, code: str) -> PriceSpec | None:
         return self._wrapped.find_price(code)

@@ -203,6 +203,15 @@ _add(
     "Show what would be written for each observed organization, and what it would change in what is paid.",
 )
 
+charging_commands = _group(
+    "charging", "Who charges: move organizations after charged_by or CHARGED_BY changed.", PANEL_OPERATE
+)
+_add(
+    charging_commands,
+    "move",
+    ("charging", "move"),
+    "Move organizations to the provider that charges their plan now.",
+)
 brake_commands = _group(
     "brake", "The payment brake: too many changes of what organizations pay wait for your word.", PANEL_OPERATE
 )

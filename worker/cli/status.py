@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -12,10 +12,12 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy.orm import Session
 
+from core.catalog.plans import CatalogError
 from core.common.clock import utc_now
 from core.db.database import is_read_only
 from core.emails import queue
-from core.ports.spec import PROVIDER_NAMES
+from core.ports.spec import PROVIDER_NAMES, Provider
+from core.reconcile import charging_moves
 from core.reconcile.link_status import LinkReport
 from core.reconcile.payment_goals import ON_HOLD_CODES
 from core.reporting import heartbeats, overview
@@ -24,7 +26,8 @@ from worker.cli import deployment, descriptions, output, resources
 from worker.cli.deployment import SetUpSummary
 from worker.cli.output import Column
 from worker.config import settings as settings_of
-from worker.config.settings import Settings
+from worker.config.settings import Settings, SettingsError
+from worker.wiring import catalog as catalog_wiring
 
 if TYPE_CHECKING:
     from worker.wiring.broker_probe import BrokerState  # it loads the broker's client
@@ -40,6 +43,7 @@ def status(*, org: descriptions.OptionalOrgArgument = None, as_json: output.Json
     {"reason", "open_since", "message", "probe_at"} or null, "webhooks_refused_since"}, "lago": …},
     "failures": [{"provider", "state", "kind", "code", "links", "since", "message"}], "unpublished",
     "unpublished_since", "inbox": {status: count}, "changes_on_hold": {code: links that the payment brake holds},
+    "charged_by_other": {provider that is to charge: organizations that the other one charges},
     "last_drift_report": {"finished_at", "drifted", "kinds": {kind: count}} or null, "broker": {"address", "reachable",
     "refusal": why it accepts no message, or null, "queue_problems": [why no worker can use it]},
     "emails": {"waiting", "waiting_since", "reason", "failed"}}.
@@ -63,7 +67,16 @@ def status(*, org: descriptions.OptionalOrgArgument = None, as_json: output.Json
         described = deployment.describe(
             settings, database, heartbeats.running(session, now), is_read_only=is_read_only(session)
         )
+        found = replace(found, charged_by_other=_moves(session, settings))
     _show_overview(described, found, emails, settings, as_json=as_json)
+
+
+def _moves(session: Session, settings: Settings) -> dict[Provider, int]:
+    """Empty also where the catalog cannot be read, which the head of the status says."""
+    try:
+        return charging_moves.counts_to_move(session, catalog_wiring.load(settings))
+    except (CatalogError, SettingsError):
+        return {}
 
 
 def _show_organization(session: Session, query: str, *, as_json: bool) -> None:
@@ -154,6 +167,7 @@ def _overview_lines(
     since = f", the oldest {output.relative_time(overview.unpublished_since, now)}" if overview.unpublished else ""
     lines = [
         *_brake_lines(overview),
+        *(charging_moves.sentence(to, count) for to, count in overview.charged_by_other.items()),
         f"events to publish: {overview.unpublished}{since}",
         f"broker: {_broker_text(broker_state)}",
     ]

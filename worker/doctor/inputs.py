@@ -55,14 +55,14 @@ class DoctorInputs:
     @contextmanager
     def open_providers(self) -> Iterator[tuple[StripeProvider, LagoProvider]]:
         """For reads only. Raises ``SettingsError`` or ``ValueError`` if the settings of a provider cannot be used."""
-        stripe, lago = open_stripe_and_lago(self.settings, self._catalog(), DOCTOR_CALL_SECONDS)
+        stripe, lago = open_stripe_and_lago(self.settings, self.catalog(), DOCTOR_CALL_SECONDS)
         try:
             yield stripe, lago
         finally:
             stripe.close()
             lago.close()
 
-    def _catalog(self) -> Catalog:
+    def catalog(self) -> Catalog:
         """A catalog that cannot be read must not hide what else is wrong; the check of the prices reports it."""
         try:
             return catalog_wiring.load(self.settings)

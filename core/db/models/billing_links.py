@@ -46,6 +46,8 @@ written to them, and the whole organization is observed. adopted: an operator ha
 MarksState = Literal["ours", "due", "none", "removal"]
 """Stripe only: our metadata. ours: it is written with whatever is written. due: of adopted objects; it is written once
 the organization is managed. none: adopted without marks. removal: the objects are given back, so it is removed."""
+ChargingMoveState = Literal["asked", "ended"]
+"""asked: an operator said that this provider is to charge no more. ended: our subscription in Lago has ended since."""
 PaymentStatus = Literal["failed", "payer_rejected", "dispute_lost", "overdue", "manual"]
 
 PAYMENT_BRAKE = "payment_brake"
@@ -118,6 +120,10 @@ class BillingLink(Leased, Base):
     """Lago has returned ``payer_id`` since it was stored, so it is not sent again."""
     without_payer: Mapped[bool] = mapped_column(Boolean, default=False, server_default=false())
     """Lago only: it was adopted without a payer, so Lago gets none until an operator says so."""
+    charging_move: Mapped[ChargingMoveState | None] = mapped_column(String(8))
+    """Set while this provider stops to charge on an operator's word, because the other one is to; else NULL."""
+    charging_move_at: Mapped[datetime | None]
+    """Since when ``charging_move`` is what it is."""
     arrangement: Mapped[dict[str, Any] | None]
     """``core.ports.arrangement.Arrangement`` as the subscription last showed it; NULL: nothing is arranged."""
     synced_at: Mapped[datetime | None]
@@ -252,6 +258,8 @@ class BillingLink(Leased, Base):
 
 NO_TARGET: Final[dict[str, Any]] = {"target_plan": None, "target_at_period_end": False}
 """The values of a link that no operator moves to another code of its plan."""
+NO_MOVE: Final[dict[str, Any]] = {"charging_move": None, "charging_move_at": None}
+"""The values of a link that does not move."""
 NO_ERROR: Final[dict[str, Any]] = {
     "error_kind": None,
     "error_code": None,

@@ -20,6 +20,7 @@ HistoryKind = Literal[
     "payer_given",
     "released",
     "payment_released",
+    "charging_moved",
     "payment_dropped",
     "usage_plan_set",
     "price_move_started",

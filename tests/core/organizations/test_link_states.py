@@ -29,8 +29,8 @@ from core.ports.errors import ConflictError, PaymentBrakeError, RejectedError
 from core.ports.inventory import InventoryCustomer, InventoryItem, InventorySubscription
 from core.ports.provider import Customer, Subscription
 from core.ports.spec import PAYER_CHANGED, Provider
+from core.reconcile import charging_moves, due_links, lease, outcomes, payment_holds
 from core.reconcile import commands as reconcile_commands
-from core.reconcile import due_links, lease, outcomes, payment_holds
 from core.reconcile.attempt import ApplyResult, SyncAttempt
 from core.reconcile.observation import Observation
 from core.reconcile.outcomes import FollowUps
@@ -101,6 +101,9 @@ OF_COMMANDS: Final[dict[LinkEvent, Callable[[ChangeContext, Organization, Provid
         lambda change, acme, at: reconcile_commands.end_conflict(change, acme, at, "ours"),
     ),
     "payment_released": lambda change, acme, _: payment_holds.release(change, acme, plan_catalog.load(), "checked"),
+    "charging_moved": lambda change, acme, at: charging_moves.begin(
+        change, acme, plan_catalog.load(), "stripe" if at == "lago" else "lago", is_expected=False
+    ),
     "customer_repaired": lambda change, acme, at: reconcile_commands.repair(change, acme.id, at, ["customer_repaired"]),
     "plan_repaired": lambda change, acme, at: reconcile_commands.repair(change, acme.id, at, ["plan_repaired"]),
     "customer_id_set": lambda change, acme, at: provider_ids.set_customer_ids(change, acme, {at: "cus_new"}),

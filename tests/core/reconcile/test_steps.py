@@ -130,7 +130,20 @@ def test_every_row_of_the_truth_table_is_as_reviewed() -> None:
 def test_every_step_is_an_answer() -> None:
     with_marks = {"write_marks", "remove_marks"}  # of adopted objects, see below
     answered = {step for _, _, answers in rows() for _, _, step in answers}
-    assert answered | with_marks == set(STEPS) == set(LETTERS)
+    assert answered | with_marks == set(LETTERS)
+    assert {*LETTERS, "remove_payer"} == set(STEPS)  # of a move to Stripe, see below
+
+
+def test_a_move_to_stripe_ends_the_subscription_and_then_takes_the_payer_out() -> None:
+    for _, desired, answers in rows():
+        if desired.active:
+            moved = replace(desired, removes_payer=True)
+            for link, _, _ in answers:
+                asked = replace(link, is_moved=True)
+                assert next_step(asked, moved, Progress()) == "end_subscription"
+                assert next_step(asked, moved, Progress(subscription_ended=True)) == "remove_payer"
+                assert next_step(replace(asked, has_ended=True), moved, Progress()) == "remove_payer"
+                assert next_step(asked, moved, Progress(subscription_ended=True, payer_removed=True)) == "complete"
 
 
 def test_marks_that_are_due_come_after_every_write_and_before_the_check() -> None:
