@@ -17,7 +17,7 @@ from core.db.models.organizations import Organization
 from core.events.event_types import ChangeContext
 from core.organizations import commands as organization_commands
 from core.ports.minor_units import amount_text
-from core.ports.spec import PROVIDER_NAMES, Provider
+from core.ports.spec import PROVIDER_NAMES, PROVIDERS, Provider
 from core.reconcile import charging_file, charging_moves
 from core.reconcile.charging_file import ChargingFileError, ListedMove
 from core.reconcile.charging_moves import ChargingMove
@@ -35,7 +35,9 @@ RowResult = tuple[str, Literal["started", "moving", "moved", "left"], str | None
 
 def move(  # noqa: PLR0913 - its options
     *,
-    to: Annotated[Provider | None, typer.Option("--to", help="The provider that is to charge.")] = None,
+    to: Annotated[
+        str | None, typer.Option("--to", metavar="PROVIDER", help="Who is to charge: stripe or lago.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the list to a new CSV file.")] = None,
     apply: Annotated[Path | None, typer.Option("--apply", metavar="FILE", help="Move the rows of this file.")] = None,
     expect: Annotated[
@@ -58,10 +60,18 @@ def move(  # noqa: PLR0913 - its options
     if apply is not None and to is None and out is None:
         _apply(settings, apply, expect, yes=yes, as_json=as_json)
     elif to is not None and out is not None and apply is None and expect is None:
-        _write_list(settings, to, out, as_json=as_json)
+        _write_list(settings, _provider(to), out, as_json=as_json)
     else:
         message = "say either --to PROVIDER --out FILE, which writes the list, or --apply FILE, which moves its rows"
         raise UsageError(message)
+
+
+def _provider(given: str) -> Provider:
+    found = next((provider for provider in PROVIDERS if provider == given), None)
+    if found is None:
+        message = f"--to {given}: say stripe or lago"
+        raise UsageError(message)
+    return found
 
 
 def _write_list(settings: Settings, to: Provider, out: Path, *, as_json: bool) -> None:
