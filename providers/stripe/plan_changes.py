@@ -55,6 +55,12 @@ class SubscriptionState:
         is_sold = self.sold is not None and self.sold.plan_code == self.paid_plan
         return self.marks.get("plan_price") or (self.sold.price_id if self.sold is not None and is_sold else None)
 
+    def is_desired(self, spec: SubscriptionSpec) -> bool:
+        """Whether all that the spec asks for is there, beside notes of ours that may be cleared."""
+        scheduled_plan = None if self.took_effect else self.scheduled_plan
+        is_scheduled = spec.next_plan_code in {None, spec.plan_code, scheduled_plan}
+        return self.paid_plan == spec.plan_code and is_scheduled
+
     @property
     def seats(self) -> int:
         """The item's quantity, or its value before a free next plan set it to 0. It is 1 unless a user changed it."""

@@ -232,7 +232,7 @@ class StripeSubscriptions:
             arrangement = arrangement_of(found)
             update = next_update(state, spec, lambda plan: self._prices.active_price(plan, attempt))
             if update is not None and arrangement is not None:
-                if update.changes_terms(state) or state.paid_plan != spec.plan_code:
+                if update.changes_terms(state) or not state.is_desired(spec):
                     raise plan_change_conflict(STRIPE, spec, found.id, arrangement)
                 update = None  # A note of ours waits until the arrangement is removed.
             if update is None:
