@@ -17,6 +17,8 @@ COPY migrations ./migrations
 RUN /venv/bin/pip install --no-cache-dir --no-deps --no-build-isolation --editable .
 
 FROM python:3.13-slim
+# pg_dump for `billing-sync backup`; it must not be older than the server of docker-compose.yml.
+RUN apt-get update && apt-get install -y --no-install-recommends postgresql-client && rm -rf /var/lib/apt/lists/*
 RUN useradd --system --uid 10001 --create-home billing && install -d -o billing /data
 COPY --from=build /venv /venv
 COPY --from=build /app /app

@@ -90,6 +90,7 @@ class _RowMetricsCollector(Collector):
         yield from self._links(metrics.links.items())
         yield from self._providers(metrics.links.items())
         yield from self._drift_report(metrics.last_drift_report)
+        yield from self._backup(metrics.last_backup_at)
         yield _gauge("events_pending", "Events not yet published by the relay.", metrics.events_pending)
         yield _gauge(
             "events_oldest_pending_seconds",
@@ -183,6 +184,13 @@ class _RowMetricsCollector(Collector):
         yield _gauge("drift_report_age_seconds", "Seconds since the last drift check ended.", age)
         yield _gauge("drift_organizations", "Organizations with drift in the last report.", report.drifted)
         yield _labeled_gauge("drift_findings", "Findings of the last report by kind.", "kind", report.kinds.items())
+
+    def _backup(self, taken_at: datetime | None) -> Iterator[Metric]:
+        """No metric if there is none yet: a 0 would be wrong."""
+        if taken_at is not None:
+            yield _gauge(
+                "backup_age_seconds", "Seconds since the newest backup was begun.", self._age_seconds(taken_at)
+            )
 
     def _age_seconds(self, since: datetime | None) -> float:
         return 0.0 if since is None else max(0.0, (self._now - since).total_seconds())

@@ -91,6 +91,11 @@ SETTING_GROUPS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
         ("MONEY_CHANGES_PER_HOUR",),
     ),
     (
+        "Backups",
+        "Give all processes the same values.",
+        ("BACKUP_DIR", "BACKUP_EVERY_HOURS", "BACKUP_KEEP"),
+    ),
+    (
         "Names",
         "Give all processes the same value.",
         ("UNIQUE_ORGANIZATION_NAMES",),
@@ -383,6 +388,7 @@ def _api_metrics() -> str:
     )
     metrics = StoreMetrics(
         links=dict.fromkeys(PROVIDERS, link),
+        last_backup_at=now,
         last_drift_report=DriftReportSummary(finished_at=now, drifted=1, kinds={"missing": 1}),
         events_pending=1,
         oldest_pending_event_at=now,

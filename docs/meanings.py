@@ -250,6 +250,8 @@ LOG_MEANINGS: Final[Mapping[str, str]] = {
     "drift_check_failed": (
         "The database failed during an automatic drift check of `billing-sync up`. The check resumes automatically."
     ),
+    "backup_failed": "No backup was taken; another one is begun in 15 minutes. Run `billing-sync doctor`.",
+    "backup_taken": "A backup was taken and checked.",
     "drift_check_interrupted": "A provider failed during an automatic drift check. The check resumes automatically.",
     "drift_checked": (
         "An automatic drift check ended. It is a warning if `drifted` is not 0: `billing-sync drift check` shows the "

@@ -472,6 +472,10 @@ ALERTS: Final[Mapping[str, tuple[str, str]]] = {
             "--reason …`. Say before that the next one is meant: `billing-sync brake expect`."
         ),
     ),
+    "BillingSyncBackupOld": (
+        "A full disk, or a folder that the workers do not have or may not write; the log has `backup_failed`.",
+        "`billing-sync backup`, which says what is wrong; `billing-sync doctor` shows the newest one.",
+    ),
     "BillingSyncLinksOnHold": (
         "A change in the dashboard, or a damaged file of the predecessor.",
         "What `billing-sync parked` says of each: `billing-sync resolve ORG --ours` or `--theirs`, or `retry ORG`.",

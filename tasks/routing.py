@@ -16,14 +16,16 @@ SYNC_TO_STRIPE: Final = "customers.sync_to_stripe"
 SYNC_TO_LAGO: Final = "customers.sync_to_lago"
 SWEEP: Final = "billing.sweep"
 CHECK_DRIFT: Final = "drift.check"
+TAKE_BACKUP: Final = "backups.take"
 SEND_EMAILS: Final = "emails.send"
 DELIVER_WEBHOOKS: Final = "webhooks.deliver"
 
-PERIODIC_TASKS: Final = frozenset({SWEEP, CHECK_DRIFT, SEND_EMAILS, FIND_MISSED_WEBHOOKS})
+PERIODIC_TASKS: Final = frozenset({SWEEP, CHECK_DRIFT, TAKE_BACKUP, SEND_EMAILS, FIND_MISSED_WEBHOOKS})
 
 QUEUE_BY_TASK: Final[dict[str, str]] = {
     RECEIVE_EVENT: "events",
     CHECK_DRIFT: "events",
+    TAKE_BACKUP: "events",
     PROCESS_PROVIDER_WEBHOOKS: "events",
     FIND_MISSED_WEBHOOKS: "events",
     # A queue of its own: a sweep message is useful for a few seconds, and a backlog of events lasts longer.

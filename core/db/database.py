@@ -139,7 +139,7 @@ class Database:
         unique_names: bool = True,
     ) -> None:
         self.url = _parse_url(url)
-        self._direct_url = self.url if direct_url is None else _parse_direct_url(direct_url)
+        self.direct_url = self.url if direct_url is None else _parse_direct_url(direct_url)
         self._session_info = {_UNIQUE_NAMES: unique_names}
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self.engine = _sqlite_engine(self.url, pool_size) if self.is_sqlite else _postgres_engine(self.url, pool_size)
@@ -227,11 +227,11 @@ class Database:
     def needs_direct_url(self) -> bool:
         """Whether a pooler is in front, and no address without it is known. Not for SQLite."""
         with self.read() as session:
-            return bool(session.connection().info.get(_IS_POOLED)) and self._direct_url == self.url
+            return bool(session.connection().info.get(_IS_POOLED)) and self.direct_url == self.url
 
     def direct_url_problem(self) -> DatabaseProblem | None:
         """What is wrong with the address without a pooler, if there is one."""
-        if self._direct_url == self.url:
+        if self.direct_url == self.url:
             return None
         if self.is_sqlite:
             return postgres_sessions.DIRECT_URL_OF_SQLITE
@@ -258,11 +258,11 @@ class Database:
     @contextmanager
     def _direct_connection(self) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
         """With the arguments that the pool uses: libpq reads the ``+`` of a rendered URL as itself, not as a space."""
-        positional, arguments = self.engine.dialect.create_connect_args(self._direct_url)
+        positional, arguments = self.engine.dialect.create_connect_args(self.direct_url)
         try:
             connection = psycopg.connect(*positional, **{**arguments, **_connect_arguments()})
         except psycopg.OperationalError as error:
-            error.args = (postgres_tls.explained(self._direct_url, first_line(error)),)
+            error.args = (postgres_tls.explained(self.direct_url, first_line(error)),)
             raise
         with closing(connection):
             yield connection

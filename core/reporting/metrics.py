@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, TextClause, and_, func, select, text
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from core.backup import backups
 from core.db.base import Base
 from core.db.database import is_read_only
 from core.db.models.billing_links import (
@@ -84,6 +85,8 @@ class StoreMetrics:
     waiting: Mapping[str, int]
     failed: Mapping[str, int]
     changes_on_hold: Mapping[PaymentChangeKind, int]
+    last_backup_at: datetime | None
+    """``None``: none was taken yet."""
     processes: Mapping[str, int]
     database_is_read_only: bool
 
@@ -93,6 +96,7 @@ def read(session: Session, now: datetime) -> StoreMetrics:
     is_newly_rejected = and_(
         text("service_events.status = 'rejected'"), ServiceEvent.rejected_at > now - REJECTED_EVENTS_SHOWN_FOR
     )
+    last_backup = backups.newest(session)
     return StoreMetrics(
         links=_link_metrics(session),
         last_drift_report=last_drift_report(session),
@@ -110,6 +114,7 @@ def read(session: Session, now: datetime) -> StoreMetrics:
             "webhook_deliveries": _count(session, WebhookDelivery, text("state = 'failed'")),
         },
         changes_on_hold=_changes_on_hold(session),
+        last_backup_at=last_backup.taken_at if last_backup is not None else None,
         processes=_count_processes(session, now),
         database_is_read_only=is_read_only(session),
     )

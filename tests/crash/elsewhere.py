@@ -12,6 +12,8 @@ WHOLE: Final[dict[str, str]] = {
     # A change by a user or a service in one transaction, with the same functions as a message.
     "core.org_manager": "tests/core/test_org_manager.py",
     # They only read; what they find is repaired by ordinary reconciles.
+    "core.backup.backups": "tests/core/backup/test_backups.py",
+    "tasks.backups": "tests/core/backup/test_backups.py",
     "tasks.drift": "tests/worker/cli/test_drift.py",
     "providers.lago.state_reader": "tests/core/drift",
     "providers.lago.usage_and_preview": "tests/api/routes/test_plan_preview.py",

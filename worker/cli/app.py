@@ -212,6 +212,13 @@ _add(
     ("charging", "move"),
     "Move organizations to the provider that charges their plan now.",
 )
+_add(
+    app,
+    "backup",
+    ("backup", "backup"),
+    "Take a backup of the database while everything runs, check it, and delete older ones.",
+    PANEL_OPERATE,
+)
 brake_commands = _group(
     "brake", "The payment brake: too many changes of what organizations pay wait for your word.", PANEL_OPERATE
 )

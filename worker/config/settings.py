@@ -17,6 +17,7 @@ from dotenv.parser import parse_stream
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
+from core.backup import backups
 from core.catalog.plans import ChargingProvider, default_file
 from core.db import database_url
 from core.db.models.organizations import Management
@@ -180,6 +181,15 @@ class Settings(EmailSettings):
         gt=0,
         description="Hours within which each link in Lago, and each observed one, is read, also if no webhook came.",
     )
+    backup_dir: Path | None = Field(
+        default=None,
+        description="Folder of the backups; default: `backups` in DATA_DIR. If it is set, a worker takes a backup "
+        "every BACKUP_EVERY_HOURS, so every worker needs this folder.",
+    )
+    backup_every_hours: float = Field(default=24.0, gt=0, description="Hours between two backups, with BACKUP_DIR.")
+    backup_keep: str = Field(
+        default="30d", description="Age at which a backup is deleted once a newer one was checked: 30d, 36h or 8w."
+    )
     history_retention_days: int = Field(
         default=730, ge=1, le=36_500, description="Days for which `billing-sync history` keeps what was sent."
     )
@@ -250,6 +260,16 @@ class Settings(EmailSettings):
             PaymentLimit.parse(given)
         except ValueError:
             problem = "must be a number (50), a number or a share of all links (50 or 2%), or off"
+            raise ValueError(problem) from None
+        return given
+
+    @field_validator("backup_keep")
+    @classmethod
+    def _check_backup_age(cls, given: str) -> str:
+        try:
+            backups.parse_age(given)
+        except ValueError:
+            problem = "must be an age such as 30d, 36h or 8w"
             raise ValueError(problem) from None
         return given
 
@@ -385,6 +405,10 @@ class Settings(EmailSettings):
     def payment_limit(self) -> PaymentLimit | None:
         """``None``: no change of what organizations pay is held."""
         return PaymentLimit.parse(self.money_changes_per_hour)
+
+    @property
+    def backup_folder(self) -> Path:
+        return self.backup_dir or self.data_dir / "backups"
 
     @property
     def is_sandbox_key(self) -> bool:

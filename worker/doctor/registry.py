@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from worker.doctor import (
+    backups,
     broker,
     database,
     disk,
@@ -52,6 +53,7 @@ CHECKS: Final[dict[str, Check]] = {
     "webhooks": services.check_outbound_webhooks,
     "event sources": services.check_event_sources,
     "disk": disk.check,
+    "backups": backups.check,
 }
 
 

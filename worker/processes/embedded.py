@@ -13,12 +13,13 @@ from typing import Any, Final, Self
 
 import structlog
 
+from core.backup.backups import parse_age
 from core.catalog import publishing
 from core.catalog.plans import Catalog
 from core.db.database import DATABASE_UNAVAILABLE_ERRORS, cause_name
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
-from tasks import drift, emails, missed_webhooks, sweep
+from tasks import backups, drift, emails, missed_webhooks, sweep
 from tasks.base import BillingApp
 from worker.config.settings import Settings, SettingsError
 from worker.processes.relay import BROKER_UNAVAILABLE_ERRORS, Relay
@@ -120,6 +121,8 @@ class EmbeddedProcess:
             threads["emails"] = self._run_emails
         if settings.plan_every_hours is not None:
             threads["drift-check"] = self._run_drift_check
+        if settings.backup_dir is not None:
+            threads["backups"] = self._run_backups
         for name, target in threads.items():
             thread = threading.Thread(target=target, name=name, daemon=True)
             thread.start()
@@ -154,6 +157,15 @@ class EmbeddedProcess:
                 drift.run(self.app, interval)
             except DATABASE_UNAVAILABLE_ERRORS as error:
                 log.warning("drift_check_failed", error=cause_name(error))
+
+    def _run_backups(self) -> None:
+        settings = self._settings
+        every, keep = timedelta(hours=settings.backup_every_hours), parse_age(settings.backup_keep)
+        while not self._stopping.wait(EMBEDDED_TICK_SECONDS):
+            try:
+                backups.run(self.app, settings.backup_folder, every, keep)
+            except DATABASE_UNAVAILABLE_ERRORS as error:
+                log.warning("backup_failed", error=cause_name(error))
 
     def _stop(self) -> None:
         """Finish running tasks. Messages still in memory may be lost, because the database has their work."""

@@ -11,9 +11,17 @@ from typing import Any, Final
 from celery.signals import setup_logging, worker_process_shutdown, worker_shutdown
 from kombu import Exchange, Queue
 
-from tasks import drift, emails, missed_webhooks
+from tasks import backups, drift, emails, missed_webhooks
 from tasks.base import BillingApp
-from tasks.routing import CHECK_DRIFT, FIND_MISSED_WEBHOOKS, QUEUE_BY_TASK, QUEUES, SEND_EMAILS, SWEEP
+from tasks.routing import (
+    CHECK_DRIFT,
+    FIND_MISSED_WEBHOOKS,
+    QUEUE_BY_TASK,
+    QUEUES,
+    SEND_EMAILS,
+    SWEEP,
+    TAKE_BACKUP,
+)
 from worker.config import broker
 from worker.config.settings import Settings
 from worker.wiring import redis_transport
@@ -22,6 +30,7 @@ from worker.wiring.runtime import open_runtime
 TASK_MODULES: Final = [
     f"tasks.{module}"
     for module in (
+        "backups",
         "drift",
         "emails",
         "missed_webhooks",
@@ -140,6 +149,13 @@ def _beat_schedule(settings: Settings) -> dict[str, Any]:
             "task": CHECK_DRIFT,
             "schedule": drift.DRIFT_TICK_SECONDS,
             "args": [seconds],
+            "options": options,
+        }
+    if settings.backup_dir is not None:
+        entries["backup"] = {
+            "task": TAKE_BACKUP,
+            "schedule": backups.BACKUP_TICK_SECONDS,
+            "args": [str(settings.backup_dir.absolute()), settings.backup_every_hours, settings.backup_keep],
             "options": options,
         }
     return entries

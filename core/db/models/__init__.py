@@ -11,6 +11,7 @@ from core.db.models.access import (
     User,
 )
 from core.db.models.adoption import DiscoveryListing, DiscoveryProposal, DiscoveryRecord
+from core.db.models.backups import BackupRecord
 from core.db.models.billing_links import BillingLink
 from core.db.models.drift import DriftFinding, DriftListing, DriftReportRecord
 from core.db.models.email import Email
@@ -28,6 +29,7 @@ from core.db.models.webhooks import WebhookDelivery, WebhookEndpoint
 
 __all__ = [
     "ApiKey",
+    "BackupRecord",
     "Base",
     "BillingLink",
     "DiscoveryListing",

@@ -1,0 +1,1 @@
+"""Backups of the database: taken beside a running system, checked by reading them back, deleted by age."""
