@@ -90,7 +90,21 @@ class ObjectThrottledError(ThrottledError):
 
 
 class NotYetAllowedError(RetryableError):
+    """``retry_after``: seconds after which it is worth another try; None: a growing wait."""
+
     kind = "not_yet_allowed"
+
+    def __init__(
+        self,
+        provider: str,
+        message: str,
+        code: str | None = None,
+        request_id: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(provider, message, code, request_id)
+        self.args = (provider, message, code, request_id, retry_after)
+        self.retry_after = retry_after
 
 
 class OutcomeUnknownError(RetryableError):

@@ -54,6 +54,20 @@ class ChargingMove:
     reason: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoveRules:
+    """``to``: who is to charge. ``installation``: its mode. ``mails_invoices``: Stripe does, so it needs an address."""
+
+    catalog: Catalog
+    to: Provider
+    installation: Management = "manage"
+    mails_invoices: bool = False
+
+    @property
+    def source(self) -> Provider:
+        return "lago" if self.to == "stripe" else "stripe"
+
+
 def count_to_move(session: Session, catalog: Catalog, to: Provider) -> int:
     """Live organizations that are managed and that the other provider charges, also while they move."""
     is_managed = [each.observed_at.is_(None) & (each.ownership != "theirs") for each in (_AT_STRIPE, _AT_LAGO)]
@@ -78,27 +92,20 @@ def move_command(to: Provider) -> str:
     return f"`billing-sync charging move --to {to} --out FILE`"
 
 
-def list_moves(session: Session, catalog: Catalog, to: Provider, installation: Management) -> list[ChargingMove]:
+def list_moves(session: Session, rules: MoveRules) -> list[ChargingMove]:
     """Those of ``count_to_move`` and the observed ones, by ascending id, each with what stands in its way."""
-    query = select(Organization, _AT_STRIPE, _AT_LAGO).where(_charged_elsewhere(catalog, to))
+    query = select(Organization, _AT_STRIPE, _AT_LAGO).where(_charged_elsewhere(rules.catalog, rules.to))
     found = session.execute(query.order_by(Organization.id))
     return [
-        move_of(organization, {"stripe": at_stripe, "lago": at_lago}, catalog, to, installation)
+        move_of(organization, {"stripe": at_stripe, "lago": at_lago}, rules)
         for organization, at_stripe, at_lago in found
     ]
 
 
-def move_of(
-    organization: Organization,
-    its_links: Mapping[Provider, BillingLink],
-    catalog: Catalog,
-    to: Provider,
-    installation: Management,
-) -> ChargingMove:
+def move_of(organization: Organization, its_links: Mapping[Provider, BillingLink], rules: MoveRules) -> ChargingMove:
     """The organization as it is now. Its plan is in the catalog."""
-    plan = catalog.plans[organization.plan_tier]
-    source: Provider = "lago" if to == "stripe" else "stripe"
-    state, reason = _state_of(organization, its_links, catalog, to, installation)
+    plan, source = rules.catalog.plans[organization.plan_tier], rules.source
+    state, reason = _state_of(organization, its_links, rules)
     return ChargingMove(
         org_id=organization.id,
         name=organization.name,
@@ -148,13 +155,9 @@ def begin(
 
 
 def _state_of(
-    organization: Organization,
-    its_links: Mapping[Provider, BillingLink],
-    catalog: Catalog,
-    to: Provider,
-    installation: Management,
+    organization: Organization, its_links: Mapping[Provider, BillingLink], rules: MoveRules
 ) -> tuple[MoveState, str | None]:
-    plan = catalog.plans[organization.plan_tier]
+    plan, to = rules.catalog.plans[organization.plan_tier], rules.to
     at_stripe, at_lago = its_links["stripe"], its_links["lago"]
     if organization.status == "deleted":
         return "left", "the organization is deleted"
@@ -166,16 +169,21 @@ def _state_of(
     is_charged = at_lago.payer_id is not None if to == "stripe" else at_stripe.subscription_id is not None
     if not is_charged:
         return "moved", None
-    if management.is_observed(organization, its_links.values(), installation):
+    if management.is_observed(organization, its_links.values(), rules.installation):
         return "left", "it is observed: run `billing-sync adopt ORG`, or `billing-sync management manage ORG`"
-    return _obstacle(organization, its_links, to)
+    source = its_links[rules.source]
+    needs_address = rules.mails_invoices and to == "stripe" and plan.amount > 0
+    if needs_address and organization.billing_email is None and source.charging_move is None:
+        # Lago would have ended, and Stripe could not begin.
+        command = f"`billing-sync set {organization.id} --billing-email ADDRESS`"
+        return "left", f"Stripe mails its invoices, and it has no billing email: run {command}"
+    return _obstacle(organization, its_links, source)
 
 
 def _obstacle(
-    organization: Organization, its_links: Mapping[Provider, BillingLink], to: Provider
+    organization: Organization, its_links: Mapping[Provider, BillingLink], source: BillingLink
 ) -> tuple[MoveState, str | None]:
     """Whether nothing but the setting is in the way. What is parked for the setting itself can move."""
-    source = its_links["lago" if to == "stripe" else "stripe"]
     org_id = organization.id
     if source.charging_move is not None:
         return "moving", None

@@ -443,7 +443,8 @@ def _remove_payer(
     ended_for = now - ended_at if ended_at is not None else timedelta(0)
     if ended_for < LAST_INVOICE_AFTER:
         message = "the subscription has ended, and Lago makes its last invoice before the payer is taken out"
-        raise NotYetAllowedError(attempt.provider, message, "last_invoice_awaited")
+        remaining = (LAST_INVOICE_AFTER - ended_for).total_seconds()
+        raise NotYetAllowedError(attempt.provider, message, "last_invoice_awaited", retry_after=remaining)
     billing_provider.remove_payer(
         last_known, attempt.organization.id, attempt, collects=ended_for < LAST_INVOICE_COLLECTED_WITHIN
     )

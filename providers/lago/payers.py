@@ -19,6 +19,8 @@ from providers.lago.client import LagoClient, LagoRequest
 from providers.lago.state_reader import LagoInvoiceState
 from providers.transport.safe_ids import printable
 
+# Between two looks at an invoice that Lago still collects.
+COLLECTION_POLL_SECONDS: Final = 60.0
 _NO_PAYER: Final = {"payment_provider": None}
 
 
@@ -72,7 +74,7 @@ class LagoPayers:
         unpaid = [row for row in rows if _is_unpaid(row, found.lago_id)]
         if unpaid:
             message = f"customer {org_id}: Lago still collects the invoice {printable(unpaid[0].lago_id)}"
-            raise NotYetAllowedError("lago", message, "last_invoice_unpaid")
+            raise NotYetAllowedError("lago", message, "last_invoice_unpaid", retry_after=COLLECTION_POLL_SECONDS)
 
     @staticmethod
     def _read(org_id: str, external_id: str) -> LagoRequest[CustomerResponse]:

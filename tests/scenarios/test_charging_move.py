@@ -10,6 +10,7 @@ import pytest
 from core.flow_control.payment_brake import PaymentLimit
 from core.ports.spec import PROVIDERS, Provider
 from core.reconcile import charging_moves
+from core.reconcile.charging_moves import MoveRules
 from tests.support.sync_world import PAYMENT_PROVIDER_CODE, SyncWorld, WorkerDiedError, do_nothing, kill_worker
 
 KILLS_TO_STRIPE: list[tuple[Provider, str]] = [
@@ -29,8 +30,9 @@ KILLS_TO_LAGO: list[tuple[Provider, str]] = [
 
 
 def begin(world: SyncWorld, org_id: str, to: Provider, *, is_expected: bool = False) -> None:
+    rules = MoveRules(catalog=world.catalog, to=to, installation=world.management)
     with world.database.write() as session:
-        moves = charging_moves.list_moves(session, world.catalog, to, world.management)
+        moves = charging_moves.list_moves(session, rules)
         assert [(each.org_id, each.state) for each in moves if each.org_id == org_id] == [(org_id, "can_move")]
     world.change(
         org_id,

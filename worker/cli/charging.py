@@ -20,7 +20,7 @@ from core.ports.minor_units import amount_text
 from core.ports.spec import PROVIDER_NAMES, PROVIDERS, Provider
 from core.reconcile import charging_file, charging_moves
 from core.reconcile.charging_file import ChargingFileError, ListedMove
-from core.reconcile.charging_moves import ChargingMove
+from core.reconcile.charging_moves import ChargingMove, MoveRules
 from worker.cli import cause, confirmation, descriptions, exit_codes, output, resources, stored_change
 from worker.cli.exit_codes import UsageError
 from worker.config import settings as settings_of
@@ -77,7 +77,7 @@ def _provider(given: str) -> Provider:
 def _write_list(settings: Settings, to: Provider, out: Path, *, as_json: bool) -> None:
     catalog = catalog_wiring.load(settings)
     with resources.open_database(settings) as database, database.read() as session:
-        moves = charging_moves.list_moves(session, catalog, to, settings.management)
+        moves = charging_moves.list_moves(session, _rules(settings, catalog, to))
     try:
         charging_file.write_moves(out, moves, to)
     except ChargingFileError as error:
@@ -153,7 +153,12 @@ def _move_now(
     at_stripe = session.get_one(BillingLink, (row.org_id, "stripe"))
     at_lago = session.get_one(BillingLink, (row.org_id, "lago"))
     its_links: dict[Provider, BillingLink] = {"stripe": at_stripe, "lago": at_lago}
-    return charging_moves.move_of(organization, its_links, catalog, row.to, settings.management)
+    return charging_moves.move_of(organization, its_links, _rules(settings, catalog, row.to))
+
+
+def _rules(settings: Settings, catalog: Catalog, to: Provider) -> MoveRules:
+    mails_invoices = settings.stripe_collection_method == "send_invoice"
+    return MoveRules(catalog=catalog, to=to, installation=settings.management, mails_invoices=mails_invoices)
 
 
 def _sentences(ready: Sequence[ChargingMove]) -> Iterator[str]:

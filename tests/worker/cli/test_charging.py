@@ -9,6 +9,7 @@ import pytest
 
 from core.db.database import Database
 from core.db.models.billing_links import BillingLink
+from core.db.models.organizations import Organization
 from core.org_manager import OrgManager
 from tests.support import console
 
@@ -20,13 +21,14 @@ def folder(tmp_path: Path) -> Path:
     return console.prepare(tmp_path)
 
 
-def charged_by_lago(folder: Path, *names: str) -> list[str]:
+def charged_by_lago(folder: Path, *names: str, email: str | None = "ap@acme.test") -> list[str]:
     manager = OrgManager(data_dir=folder / "data")
     org_ids = [manager.create_organization(name, plan_tier="starter") for name in names]
     manager.close()
     database = Database(f"sqlite:///{folder / 'data' / 'billing-sync.db'}")
     with database.write() as session:
         for org_id in org_ids:
+            session.get_one(Organization, org_id).billing_email = email
             link = session.get_one(BillingLink, (org_id, "lago"))
             link.payer_id, link.subscription_id, link.customer_id = f"cus_{org_id}", f"sub_{org_id}", f"lago_{org_id}"
     database.close()
@@ -76,3 +78,13 @@ def test_status_names_the_number_and_the_command(folder: Path) -> None:
     shown = console.run(folder, "status", settings=BY_STRIPE | {"COLUMNS": "200"}).stdout
     assert "1 organization is charged by Lago" in shown
     assert "billing-sync charging move --to stripe" in shown
+
+
+def test_who_has_no_billing_email_is_not_moved_to_where_invoices_are_mailed(folder: Path) -> None:
+    charged_by_lago(folder, "Acme", email=None)
+    words = ("charging", "move", "--to", "stripe", "--out")
+    listed = console.run(folder, *words, "moves.csv", settings=BY_STRIPE)
+    assert "0 can move" in listed.stdout
+    assert "Stripe mails its invoices, and it has no billing email" in " ".join(listed.stdout.split())
+    automatic = BY_STRIPE | {"STRIPE_COLLECTION_METHOD": "charge_automatically"}
+    assert "1 can move" in console.run(folder, *words, "automatic.csv", settings=automatic).stdout
