@@ -15,7 +15,7 @@ from tests.money.provider_books import Books, Doc
 from tests.money.tally import ChargedTwiceError
 
 OUR_END: Final = "ended by billing-sync"
-ENDED_SUBSCRIPTION: Final = "ended_subscription"
+ENDED_SUBSCRIPTION: Final = "billing_sync_ended_subscription"
 BEGINNINGS: Final = {"subscription_create", "upgrade", "plan_change"}
 """Reasons of the ledger's charges that somebody asked for; the others come with time."""
 
@@ -102,7 +102,7 @@ class PaymentBooks:
             its_id = _subscription_of(each)
             if org_id is None or its_id == "" or its_id in self.books.history.rogues:
                 continue
-            if org_id not in self.books.history.plans_by_hand:
+            if not self.books.history.plans_by_hand[org_id]:
                 yield each
 
     def _notes(self, invoice_id: str, its_id: str) -> list[Doc]:
