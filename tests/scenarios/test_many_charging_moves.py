@@ -19,6 +19,7 @@ import pytest
 from core.catalog import publishing
 from core.ports.spec import Provider
 from core.reconcile import charging_moves
+from core.reconcile.charging_moves import MoveRules
 from tests.money.payments import PaymentBooks
 from tests.money.provider_books import ActionHistory, Books, Doc
 from tests.money.tally import ChargedTwiceError
@@ -69,7 +70,7 @@ class Movers:
         self._set_clock(at)
         self.world.set_charging_provider(to)
         with self.world.database.read() as session:
-            listed = charging_moves.list_moves(session, self.world.catalog, to, self.world.management)
+            listed = charging_moves.list_moves(session, MoveRules(catalog=self.world.catalog, to=to))
         assert [(each.org_id, each.state) for each in listed] == [(org_id, "can_move") for org_id in self.org_ids]
         for org_id in self.org_ids:
             self.history.words[org_id] += 1
