@@ -43,8 +43,6 @@ WHOLE: Final[dict[str, str]] = {
     "core.price_moves.listing": "tests/scenarios/test_price_moves.py",
     # Metadata only, as steps of an organization that was adopted; repeated, they write the same.
     "providers.stripe.marks": "tests/scenarios/test_adopted_in_stripe.py",
-    # A move to Stripe waits longer than a recorded run. A worker is killed at each of its steps there.
-    "providers.lago.payers": "tests/scenarios/test_charging_move.py",
     # The account of an API key, which is read when a process starts.
     "core.reconcile.account_guard:AccountGuard.confirm": "tests/core/reconcile/test_account_guard.py",
     "core.reconcile.account_guard:AccountGuard.start": "tests/core/reconcile/test_account_guard.py",
@@ -59,9 +57,6 @@ _COLLECTION: Final = "tests/providers/stripe/test_collection.py"
 _SYNC: Final = "tests/core/reconcile/test_reconciler.py"
 
 SITES: Final[dict[str, str]] = {
-    "core.reconcile.attempt:SyncAttempt.save_end_before_move": (
-        "tests/scenarios/test_charging_move.py::test_a_kill_at_each_step_leaves_one_who_charges"
-    ),
     # An operator's command in one transaction, which is repeated as a whole.
     "core.inbox.service_events:_replay_in_transaction": (
         "tests/core/inbox/test_service_events.py::test_a_rejected_message_is_applied_by_a_replay_once_its_cause_is_gone"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from core.ports.spec import Provider
+
 ORG = "org_c4a5e000-0000-4000-8000-000000000001"
 NAME = "Crash Test Dummies"
 REFUSED = "Refused By Stripe"
@@ -37,7 +39,8 @@ class CrashOperation:
     """``after`` is the operation that this one starts from. ``faults`` are set in the sandbox before it starts.
 
     With ``period_ends``, a scheduled downgrade is due before it starts, in our database and at the provider. With
-    ``is_released``, an operator lets go before what the payment brake holds.
+    ``is_released``, an operator lets go before what the payment brake holds. With ``moves_to``, the setting is another
+    one than before, and an operator moves the organization to that provider before it starts.
     """
 
     name: str
@@ -47,6 +50,7 @@ class CrashOperation:
     faults: tuple[dict[str, Any], ...] = field(default=())
     period_ends: bool = False
     is_released: bool = False
+    moves_to: Provider | None = None
 
 
 def message(number: int, kind: str, org: str = ORG, **data: object) -> Message:
@@ -106,6 +110,8 @@ def _charged(by: str, setting: Setting) -> list[CrashOperation]:
 OPERATIONS: tuple[CrashOperation, ...] = (
     *_charged("lago", BY_LAGO),
     *_charged("stripe", BY_STRIPE),
+    CrashOperation(name="charging move to stripe", setting=BY_STRIPE, after="lago: create", moves_to="stripe"),
+    CrashOperation(name="charging move to lago", setting=BY_LAGO, after="charging move to stripe", moves_to="lago"),
     CrashOperation(name="by plan: create", setting=BY_PLAN, messages=(_created(tier="starter"),)),
     CrashOperation(
         name="by plan: to stripe", setting=BY_PLAN, messages=(_plan(9, "professional"),), after="by plan: create"

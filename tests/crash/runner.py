@@ -37,7 +37,7 @@ from core.db.models.jobs import JobLock
 from core.db.models.organizations import Organization
 from core.events.event_types import ChangeContext
 from core.organizations import commands
-from core.reconcile import due_links, payment_holds
+from core.reconcile import charging_moves, due_links, payment_holds
 from sandbox.client import SandboxClient
 from sandbox.server import Sandbox
 from tasks.routing import SWEEP
@@ -249,7 +249,7 @@ class _Run:
     aimed: int | None = None
 
     def prepare(self, operation: CrashOperation) -> None:
-        if operation.after is None:
+        if operation.after is None or operation.moves_to is not None:
             _publish_plans(Path(self.environment["PLANS_FILE"]), operation.setting, self.environment["LAGO_API_URL"])
         if operation.period_ends:
             self.sandbox.advance(PERIOD)
@@ -263,6 +263,13 @@ class _Run:
                 assert organization is not None
                 change = ChangeContext(session, datetime.now(UTC))
                 assert payment_holds.release(change, organization, plans, "it is meant") == ["lago"]
+        if operation.moves_to is not None:
+            plans = _catalog(Path(self.environment["PLANS_FILE"]), operation.setting)
+            with self.database.write() as session:
+                organization = commands.lock(session, ORG)
+                assert organization is not None
+                change = ChangeContext(session, datetime.now(UTC))
+                charging_moves.begin(change, organization, plans, operation.moves_to, is_expected=False)
         self.sandbox.reset_calls()
         self.killer.reset()
 
