@@ -56,12 +56,12 @@ class ChargingMove:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MoveRules:
-    """``to``: who is to charge. ``installation``: its mode. ``mails_invoices``: Stripe does, so it needs an address."""
+    """``to``: who is to charge. ``installation``: its mode. ``emails_invoices``: Stripe does, and needs an address."""
 
     catalog: Catalog
     to: Provider
     installation: Management = "manage"
-    mails_invoices: bool = False
+    emails_invoices: bool = False
 
     @property
     def source(self) -> Provider:
@@ -172,7 +172,7 @@ def _state_of(
     if management.is_observed(organization, its_links.values(), rules.installation):
         return "left", "it is observed: run `billing-sync adopt ORG`, or `billing-sync management manage ORG`"
     source = its_links[rules.source]
-    needs_address = rules.mails_invoices and to == "stripe" and plan.amount > 0
+    needs_address = rules.emails_invoices and to == "stripe" and plan.amount > 0
     if needs_address and organization.billing_email is None and source.charging_move is None:
         # Lago would have ended, and Stripe could not begin.
         command = f"`billing-sync set {organization.id} --billing-email ADDRESS`"

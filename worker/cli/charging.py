@@ -157,8 +157,8 @@ def _move_now(
 
 
 def _rules(settings: Settings, catalog: Catalog, to: Provider) -> MoveRules:
-    mails_invoices = settings.stripe_collection_method == "send_invoice"
-    return MoveRules(catalog=catalog, to=to, installation=settings.management, mails_invoices=mails_invoices)
+    emails_invoices = settings.stripe_collection_method == "send_invoice"
+    return MoveRules(catalog=catalog, to=to, installation=settings.management, emails_invoices=emails_invoices)
 
 
 def _sentences(ready: Sequence[ChargingMove]) -> Iterator[str]:
