@@ -38,8 +38,8 @@ _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
 LOST: Final[dict[Provider, str]] = {
     "lago": "Lago forgets the payment methods of the payer; a credit note of Lago stays there",
     "stripe": (
-        "credit for paid time stays on the balance in Stripe; Stripe's payment methods stay; without a usage plan nobody "
-        "pays for the rest of Lago's month"
+        "credit for paid time stays on the balance in Stripe; Stripe's payment methods stay; without a usage plan "
+        "nobody pays for the rest of Lago's month"
     ),
 }
 
