@@ -127,6 +127,12 @@ LINK_CODES: Final[Mapping[str, Entry]] = {
         f"{STATUS}, which names the invoice.",
         "Nothing: it goes on when the invoice is paid or has failed, or after an hour. Have it paid in Lago by then.",
     ),
+    "payer_is_not_ours": Entry(
+        "The organization moves to Stripe. Its subscription in Lago has ended, and Lago has another payer than ours.",
+        "Somebody set it in Lago meanwhile.",
+        f"{STATUS}, which names the payer.",
+        f"Take that payer out in Lago, then {RETRY}.",
+    ),
     "payer_change_on_hold": Entry(
         "A change of the payer in Lago is on hold before anything was sent.",
         "More changes of what is paid came within an hour than MONEY_CHANGES_PER_HOUR allows.",

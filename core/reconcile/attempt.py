@@ -321,6 +321,10 @@ class SyncAttempt:
                 values["replaced_next_plans"] = sorted({*(self.link.replaced_next_plans or ()), before})
         self._prepare(values)
 
+    def prepare_payer_removal(self) -> None:
+        """Call before the payer is taken out of Lago: without an answer nobody knows whether Lago still has it."""
+        self._prepare({"payer_confirmed": False, **self._customer_values_after("customer_write_started")})
+
     def prepare_subscription_end(self) -> None:
         """Call before the subscription is ended. Raises ``PaymentBrakeError``.
 

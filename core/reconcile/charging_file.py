@@ -36,7 +36,7 @@ CHARGING_FILE_COLUMNS: Final = (
 MAX_CHARGING_ROWS: Final = 100_000
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
 LOST: Final[dict[Provider, str]] = {
-    "lago": "Lago forgets the payment methods of the payer; a credit note of Lago stays there",
+    "lago": "Lago forgets the payment methods of the payer; a credit note of Lago stays there, and nothing uses it",
     "stripe": (
         "credit for paid time stays on the balance in Stripe; Stripe's payment methods stay; without a usage plan "
         "nobody pays for the rest of Lago's month"

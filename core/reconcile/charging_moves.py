@@ -15,7 +15,7 @@ from typing import Final, Literal
 from sqlalchemy import ColumnElement, and_, func, select, update
 from sqlalchemy.orm import Session, aliased
 
-from core.catalog.plans import Catalog
+from core.catalog.plans import Catalog, CatalogPlan
 from core.compare.charging_guard import DOUBLE_CHARGING
 from core.db.models.billing_links import BillingLink
 from core.db.models.organizations import Management, Organization
@@ -140,6 +140,8 @@ def begin(
             **link_states.values_after("charging_moved"),
             charging_move="asked",
             charging_move_at=change.now,
+            # An attempt that has begun without this word must not end as if it had heard it.
+            generation=BillingLink.generation + 1,
             applied_version=BillingLink.desired_version - 1,
             attempts=0,
             next_sweep_at=change.now + SWEEP_GRACE,
@@ -172,12 +174,47 @@ def _state_of(
     if management.is_observed(organization, its_links.values(), rules.installation):
         return "left", "it is observed: run `billing-sync adopt ORG`, or `billing-sync management manage ORG`"
     source = its_links[rules.source]
-    needs_address = rules.emails_invoices and to == "stripe" and plan.amount > 0
-    if needs_address and organization.billing_email is None and source.charging_move is None:
-        # Lago would have ended, and Stripe could not begin.
+    if source.charging_move is not None:
+        # Whatever stands in the way of one that has begun is said where its link is.
+        reason = f"it stands still at {source.provider}: run `billing-sync status {organization.id}`"
+        return ("moving", None) if source.state == "active" else ("left", reason)
+    lost_money = _lost_money(organization, source, rules)
+    return ("left", lost_money) if lost_money is not None else _obstacle(organization, its_links, source)
+
+
+def _lost_money(organization: Organization, source: BillingLink, rules: MoveRules) -> str | None:
+    """Why somebody would pay another price, pay twice, or pay nothing; None: nobody would."""
+    plan = rules.catalog.plans[organization.plan_tier]
+    if not plan.amount:
+        return None
+    if rules.to == "lago":
+        return _other_price(source, plan, rules)
+    if rules.emails_invoices and organization.billing_email is None:
         command = f"`billing-sync set {organization.id} --billing-email ADDRESS`"
-        return "left", f"Stripe mails its invoices, and it has no billing email: run {command}"
-    return _obstacle(organization, its_links, source)
+        return f"Stripe mails its invoices, and it has no billing email: run {command}"
+    if not plan.has_unpaid_plan and rules.catalog.ending.lago_credit_note == "credit":
+        return (
+            "Lago would use its credit up for an invoice that nobody pays: give the plan a lago_usage_plan_code in "
+            'plans.toml and run `billing-sync plans push`, or set lago_credit_note = "refund" there'
+        )
+    return _other_price(source, plan, rules)
+
+
+def _other_price(source: BillingLink, plan: CatalogPlan, rules: MoveRules) -> str | None:
+    """Why it may pay another price than today's, which the new provider charges."""
+    todays_code = plan.lago_plan_code if rules.source == "lago" else plan.stripe_lookup_key
+    if source.sold_plan not in {None, todays_code}:
+        return (
+            f"it was sold {source.sold_plan}, and would pay today's price: set charged_by back and use `billing-sync "
+            "plans move` first"
+        )
+    if source.ownership == "adopted" and rules.source == "stripe":
+        command = f"`billing-sync retry {source.org_id}`"
+        return f"it was adopted, and its price may be its own: {command} moves it to today's price"
+    if source.ownership == "adopted" and source.sold_price_id != str(plan.amount):
+        command = f"`billing-sync adopt {source.org_id} --to-catalog`"
+        return f"it was adopted at a price of its own: run {command} first"
+    return None
 
 
 def _obstacle(
@@ -185,8 +222,6 @@ def _obstacle(
 ) -> tuple[MoveState, str | None]:
     """Whether nothing but the setting is in the way. What is parked for the setting itself can move."""
     org_id = organization.id
-    if source.charging_move is not None:
-        return "moving", None
     for link in its_links.values():
         if link.state == "on_hold" or (link.state == "parked" and link.error_code not in _PARKED_BY_SETTING):
             state = "on hold" if link.state == "on_hold" else "parked"

@@ -445,6 +445,7 @@ def _remove_payer(
         message = "the subscription has ended, and Lago makes its last invoice before the payer is taken out"
         remaining = (LAST_INVOICE_AFTER - ended_for).total_seconds()
         raise NotYetAllowedError(attempt.provider, message, "last_invoice_awaited", retry_after=remaining)
+    attempt.prepare_payer_removal()
     billing_provider.remove_payer(
         last_known, attempt.organization.id, attempt, collects=ended_for < LAST_INVOICE_COLLECTED_WITHIN
     )

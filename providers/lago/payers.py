@@ -10,11 +10,10 @@ from typing import Final
 
 from lago_python_client.models.customer import CustomerResponse
 
-from core.compare.advice import Advice
-from core.ports.errors import ConflictError, NotYetAllowedError, RejectedError
+from core.ports.errors import NotYetAllowedError, RejectedError
 from core.ports.planned import PlannedStep
 from core.ports.provider import AttemptContext
-from core.ports.spec import PAYER_CHANGED, LastKnown
+from core.ports.spec import LastKnown
 from providers.lago.client import LagoClient, LagoRequest
 from providers.lago.state_reader import LagoInvoiceState
 from providers.transport.safe_ids import printable
@@ -32,15 +31,20 @@ class LagoPayers:
         """Reads first: another payer than ours is never taken out, and none that is left is no error."""
         external_id = last_known.external_ids.customer_of(org_id)
         found = self._client.send_or_none("customer_not_found", self._read(org_id, external_id), attempt)
-        if found is None or found.external_id != external_id or found.lago_id != last_known.customer_id:
+        if found is None:
+            return  # Nobody can be charged for a customer that was deleted. The next attempt says that it was.
+        if found.external_id != external_id or found.lago_id != last_known.customer_id:
             raise _rejection(org_id, f"{printable(last_known.customer_id)} is no longer its customer in Lago")
         payer = _payer_id(found)
         if payer is None:
             return
         if payer != last_known.payer_id:
-            ours = f"the Stripe customer {last_known.payer_id}"
-            advice = Advice("conflict_payer", {"org_id": org_id, "ours": ours, "theirs": payer})
-            raise ConflictError("lago", advice.sentence, PAYER_CHANGED)
+            sentence = (
+                f"Lago charges {printable(payer)} now, which billing-sync did not set: take that payer out in Lago"
+            )
+            raise RejectedError(
+                "lago", f"customer {org_id}: {sentence}, then run `billing-sync retry {org_id}`", "payer_is_not_ours"
+            )
         if collects:
             self._refuse_unpaid(org_id, found, attempt)
         attempt.before_change(lambda: [PlannedStep(kind="set_payer", object_id=found.lago_id, before=payer)])

@@ -9,8 +9,9 @@ import pytest
 
 from core.flow_control.payment_brake import PaymentLimit
 from core.ports.spec import PROVIDERS, Provider
-from core.reconcile import charging_moves
+from core.reconcile import charging_moves, commands
 from core.reconcile.charging_moves import MoveRules
+from tests.support.charging_moves import refunding
 from tests.support.sync_world import PAYMENT_PROVIDER_CODE, SyncWorld, WorkerDiedError, do_nothing, kill_worker
 
 KILLS_TO_STRIPE: list[tuple[Provider, str]] = [
@@ -30,7 +31,7 @@ KILLS_TO_LAGO: list[tuple[Provider, str]] = [
 
 
 def begin(world: SyncWorld, org_id: str, to: Provider, *, is_expected: bool = False) -> None:
-    rules = MoveRules(catalog=world.catalog, to=to, installation=world.management)
+    rules = MoveRules(catalog=refunding(world.catalog), to=to, installation=world.management)
     with world.database.write() as session:
         moves = charging_moves.list_moves(session, rules)
         assert [(each.org_id, each.state) for each in moves if each.org_id == org_id] == [(org_id, "can_move")]
@@ -195,7 +196,7 @@ def test_a_lost_setting_moves_nobody(world: SyncWorld) -> None:
     assert payer(world, org_id) is None
 
 
-def test_another_payer_is_left_in_lago(world: SyncWorld) -> None:
+def test_another_payer_is_left_in_lago_until_somebody_takes_it_out(world: SyncWorld) -> None:
     org_id = charged_by_lago(world)
     world.sandbox.preload_stripe_customers([{"id": "cus_theirs", "name": "Acme"}])
     world.set_charging_provider("stripe")
@@ -205,17 +206,57 @@ def test_another_payer_is_left_in_lago(world: SyncWorld) -> None:
     set_payer_by_hand(world, org_id, "cus_theirs")
     world.wait(100)
     world.run(org_id, "lago")
-    assert world.link(org_id, "lago").is_conflict
+    link = world.link(org_id, "lago")
+    assert (link.state, link.error_code) == ("parked", "payer_is_not_ours")
     assert payer(world, org_id) == "cus_theirs"
     assert active_in_stripe(world, org_id) == []
+    set_payer_by_hand(world, org_id, None)
+    world.change(org_id, commands.retry)
+    finish(world, org_id)
+    assert len(active_in_stripe(world, org_id)) == 1
 
 
-def set_payer_by_hand(world: SyncWorld, org_id: str, payer_id: str) -> None:
-    configuration = {
+def test_a_payer_that_may_be_out_is_sent_again_if_lago_charges_after_all(world: SyncWorld) -> None:
+    org_id = charged_by_lago(world)
+    world.set_charging_provider("stripe")
+    world.wait(100)
+    begin(world, org_id, "stripe")
+    world.run(org_id, "lago")
+    world.wait(100)
+    world.providers["lago"].after_payer = kill_worker
+    with pytest.raises(WorkerDiedError):
+        world.run(org_id, "lago")
+    assert payer(world, org_id) is None
+    world.expire_lease()
+    world.set_charging_provider("lago")
+    finish(world, org_id)
+    assert payer(world, org_id) == world.link(org_id, "stripe").customer_id
+
+
+def test_an_attempt_under_way_does_not_end_a_move_that_it_did_not_see(world: SyncWorld) -> None:
+    org_id = charged_by_lago(world)
+    world.set_charging_provider("stripe")
+    world.wait(100)
+    world.rename(org_id, "Acme Two")
+
+    def begin_meanwhile() -> None:
+        world.providers["lago"].before_customer = do_nothing
+        begin(world, org_id, "stripe")
+
+    world.providers["lago"].before_customer = begin_meanwhile
+    world.run(org_id, "lago")
+    assert world.link(org_id, "lago").charging_move is not None
+    finish(world, org_id)
+    assert (payer(world, org_id), len(active_in_stripe(world, org_id))) == (None, 1)
+
+
+def set_payer_by_hand(world: SyncWorld, org_id: str, payer_id: str | None) -> None:
+    linked = {
         "payment_provider": "stripe",
         "payment_provider_code": PAYMENT_PROVIDER_CODE,
         "provider_customer_id": payer_id,
     }
+    configuration = linked if payer_id is not None else {"payment_provider": None}
     body = {"customer": {"external_id": org_id, "billing_configuration": configuration}}
     sent = httpx.post(f"{world.url}/api/v1/customers", json=body, headers={"Authorization": "Bearer by-hand"})
     sent.raise_for_status()

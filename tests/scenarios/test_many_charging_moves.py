@@ -24,6 +24,7 @@ from tests.money.payments import PaymentBooks
 from tests.money.provider_books import ActionHistory, Books, Doc
 from tests.money.tally import ChargedTwiceError
 from tests.scenarios.test_charging_move import KILLS_TO_LAGO, KILLS_TO_STRIPE
+from tests.support.charging_moves import refunding
 from tests.support.drift_harness import DriftHarness
 from tests.support.sync_world import SyncWorld, WorkerDiedError, do_nothing, kill_worker
 
@@ -70,7 +71,7 @@ class Movers:
         self._set_clock(at)
         self.world.set_charging_provider(to)
         with self.world.database.read() as session:
-            listed = charging_moves.list_moves(session, MoveRules(catalog=self.world.catalog, to=to))
+            listed = charging_moves.list_moves(session, MoveRules(catalog=refunding(self.world.catalog), to=to))
         assert [(each.org_id, each.state) for each in listed] == [(org_id, "can_move") for org_id in self.org_ids]
         for org_id in self.org_ids:
             self.history.words[org_id] += 1

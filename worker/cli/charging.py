@@ -42,7 +42,9 @@ def move(  # noqa: PLR0913 - its options
     apply: Annotated[Path | None, typer.Option("--apply", metavar="FILE", help="Move the rows of this file.")] = None,
     expect: Annotated[
         int | None,
-        typer.Option("--expect", min=1, metavar="N", help="How many rows are left to move: none counts for the brake."),
+        typer.Option(
+            "--expect", min=1, metavar="N", help="At most so many rows are left to move: none counts for the brake."
+        ),
     ] = None,
     yes: confirmation.YesOption = False,
     as_json: output.JsonOption = False,
@@ -103,18 +105,22 @@ def _apply(settings: Settings, file: Path, expect: int | None, *, yes: bool, as_
         raise UsageError(str(error)) from None
     with resources.open_database(settings) as database:
         ready = _ready(database, rows, catalog, settings)
-        if expect is not None and expect != len(ready):
+        if expect is not None and expect < len(ready):
             message = f"--expect {expect}, but {len(ready)} rows are still to move: nothing was changed"
             raise UsageError(message)
         if ready:
             confirmation.confirm(list(_sentences(ready)), yes=yes, on_stderr=as_json)
+        asked = {each.org_id for each in ready}
         results: list[RowResult] = []
         for first in range(0, len(rows), APPLIED_IN_ONE_TRANSACTION):
             with database.write() as session:
                 change = ChangeContext(session, utc_now(), cause.of_command("charging move"))
                 batch = rows[first : first + APPLIED_IN_ONE_TRANSACTION]
                 is_expected = expect is not None
-                results += [_begin(change, row, catalog, settings, is_expected=is_expected) for row in batch]
+                results += [
+                    _begin(change, row, catalog, settings, is_expected=is_expected if row.org_id in asked else None)
+                    for row in batch
+                ]
     _show(settings, results, as_json=as_json)
     raise typer.Exit(exit_codes.EXIT_FAILED if any(result == "left" for _, result, _ in results) else 0)
 
@@ -131,15 +137,16 @@ def _ready(database: Database, rows: Sequence[ListedMove], catalog: Catalog, set
 
 
 def _begin(
-    change: ChangeContext, row: ListedMove, catalog: Catalog, settings: Settings, *, is_expected: bool
+    change: ChangeContext, row: ListedMove, catalog: Catalog, settings: Settings, *, is_expected: bool | None
 ) -> RowResult:
+    """``is_expected`` None: it was not among those about which the operator was asked."""
     organization = organization_commands.lock(change.session, row.org_id)
     now = _move_now(change.session, organization, row, catalog, settings) if organization is not None else None
     if organization is None or now is None:
         return row.org_id, "left", "no organization has this id, or its plan is not in the catalog"
     if now.state != "can_move":
         return row.org_id, now.state, now.reason
-    if not row.is_still(now):
+    if is_expected is None or not row.is_still(now):
         return row.org_id, "left", _CHANGED
     charging_moves.begin(change, organization, catalog, row.to, is_expected=is_expected)
     return row.org_id, "started", None
