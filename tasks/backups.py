@@ -39,8 +39,9 @@ def run(app: BillingApp, folder: Path, every: timedelta, keep: timedelta) -> Tak
     with database.write() as session:
         if not job_locks.acquire(session, TAKE_BACKUP, MAX_DUMP_SECONDS, now):
             return None
-        last = backups.newest(session)
-        if last is not None and last.taken_at + every > now:
+        # By the folder: a backup that somebody took elsewhere is none of these.
+        last = next(backups.listed(folder), None)
+        if last is not None and now - every < backups.taken_at(last) <= now:
             job_locks.release_until(session, TAKE_BACKUP, now)
             return None
     taken = None

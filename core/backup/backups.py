@@ -102,8 +102,8 @@ def take(database: Database, folder: Path, now: datetime, keep: timedelta | None
         raise BackupError(message) from error
     finally:
         _delete_files(*created)
-    deleted = [] if keep is None else delete_older(folder, path, now - keep)
     _record(database, manifest)
+    deleted = [] if keep is None else delete_older(path, manifest, now - keep)
     return TakenBackup(path=path, manifest=manifest, deleted=deleted)
 
 
@@ -124,18 +124,39 @@ def manifest_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
-def delete_older(folder: Path, newest: Path, than: datetime) -> list[str]:
-    """The names of the deleted ones. ``newest``: it was checked, and stays."""
+def delete_older(newest: Path, manifest: BackupManifest, than: datetime) -> list[str]:
+    """The names of the deleted ones, of the same database. ``newest``: it was checked, and stays.
+
+    What cannot be deleted stays, and is tried again after the next backup.
+    """
     deleted = []
-    for file in sorted(folder.iterdir()):
-        found = _NAME.fullmatch(file.name)
-        if found is not None and _time_of(found[1]) < than and file not in {newest, manifest_path(newest)}:
-            _delete_files(file)
-            deleted += [] if found[3] else [file.name]
+    for file in sorted(newest.parent.iterdir()):
         unfinished = _UNFINISHED_NAME.fullmatch(file.name)
-        if unfinished is not None and _time_of(unfinished[1]) < _time_of_name(newest) - _UNFINISHED_LASTS:
-            _delete_files(file)
-    return deleted
+        if unfinished is not None and _time_of(unfinished[1]) < manifest.taken_at - _UNFINISHED_LASTS:
+            _delete_if_possible(file)
+    for path in listed(newest.parent):
+        if path == newest or taken_at(path) >= than or not _is_of(path, manifest.database_id):
+            continue
+        if _delete_if_possible(path):
+            _delete_if_possible(manifest_path(path))
+            deleted.append(path.name)
+    return sorted(deleted)
+
+
+def _is_of(path: Path, database_id: str) -> bool:
+    """A folder may have backups of another database, too."""
+    try:
+        return read_manifest(path).database_id == database_id
+    except BackupError:
+        return False
+
+
+def _delete_if_possible(file: Path) -> bool:
+    try:
+        file.unlink(missing_ok=True)
+    except OSError:
+        return False
+    return True
 
 
 def read_manifest(path: Path) -> BackupManifest:
@@ -240,7 +261,8 @@ def _time_of(text: str) -> datetime:
     return datetime.strptime(text, _TIME_FORMAT).replace(tzinfo=UTC)
 
 
-def _time_of_name(path: Path) -> datetime:
+def taken_at(path: Path) -> datetime:
+    """When the backup was begun, by its name. Raises ``ValueError``."""
     found = _NAME.fullmatch(path.name)
     if found is None:
         message = f"{path.name} is no backup's name"

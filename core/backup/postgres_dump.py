@@ -170,6 +170,12 @@ def _programs() -> Iterator[DumpProgram]:
 def connection_of(database: Database) -> tuple[str, str]:
     """As libpq reads it, without the password; and the password."""
     _, given = database.engine.dialect.create_connect_args(database.direct_url)
+    if "sslpassword" in given:
+        message = (
+            "the address of the database has sslpassword, and pg_dump would show it to every user of this machine: use "
+            "a key without a password in DATABASE_DIRECT_URL"
+        )
+        raise BackupError(message)
     plain = {name: str(value) for name, value in given.items() if name not in {"password", "context"}}
     plain["connect_timeout"] = str(POSTGRES_CONNECT_TIMEOUT_SECONDS)
     return make_conninfo("", **plain), str(given.get("password") or "")

@@ -18,7 +18,7 @@ from core.common.clock import Clock
 from core.compare import local_state
 from core.compare.local_state import LocalState
 from core.db.database import Database
-from core.db.models.billing_links import BillingLink
+from core.db.models.billing_links import NO_TARGET, BillingLink
 from core.db.models.organizations import Management
 from core.db.models.price_moves import PriceMove, PriceMoveState
 from core.events import link_history, outbox
@@ -30,7 +30,7 @@ from core.organizations import links as organization_links
 from core.ports.spec import PROVIDERS, Provider
 from core.price_moves import obstacles
 from core.price_moves.obstacles import MovedPlan
-from core.price_moves.row import follows_new_period, lasts_past_notice, period_end_after, start_at
+from core.price_moves.row import LATE_AFTER, follows_new_period, lasts_past_notice, period_end_after, start_at
 from core.reconcile.payment_goals import plan_goal
 
 RETRY_AFTER: Final = timedelta(hours=1)
@@ -98,6 +98,11 @@ class DuePriceMoves:
     def _start(self, change: ChangeContext, move: PriceMove, state: LocalState) -> None:
         if self._meets_obstacle(change, move, state):
             return
+        if _is_past_period_end(move, change.now):
+            # It would come a period later than its notice said, or in the middle of one.
+            move.state, move.effective_at = "scheduled", _moved_on(move, change.now)
+            move.due_at = max(change.now, move.effective_at - timedelta(days=move.notice_days))
+            return
         session, organization, provider = change.session, state.organization, _provider(move)
         at_period_end = move.at_period_end and not follows_new_period(provider, is_lower=_is_lower(move))
         session.execute(
@@ -132,19 +137,35 @@ class DuePriceMoves:
 
 
 def withdraw(change: ChangeContext, org_id: str, from_code: str, to_code: str) -> list[str]:
-    """End this move of the organization, unless it has started. The caller has locked it. Returns whose ended."""
-    found = change.session.scalars(
+    """End this move of the organization, unless something of it may have been sent. Returns whose ended.
+
+    One that the payment brake holds has sent nothing, and a release then sends the organization as it was sold. The
+    caller has locked the organization.
+    """
+    open_moves = change.session.scalars(
         select(PriceMove).where(
             PriceMove.org_id == org_id,
             PriceMove.from_code == from_code,
             PriceMove.to_code == to_code,
             PriceMove.ended_at.is_(None),
-            PriceMove.state.in_(("scheduled", "noticed")),
         )
     ).all()
+    found = [move for move in open_moves if move.state != "started" or _is_on_hold(change.session, move)]
     for move in found:
+        if move.state == "started":
+            change.session.execute(
+                update(BillingLink)
+                .where(BillingLink.org_id == org_id, BillingLink.provider == move.provider)
+                .values(**NO_TARGET)
+                .execution_options(synchronize_session=False)
+            )
         _end(change, move, "withdrawn", "an operator withdrew it")
     return sorted(move.org_id for move in found)
+
+
+def _is_on_hold(session: Session, move: PriceMove) -> bool:
+    link = session.get_one(BillingLink, (move.org_id, move.provider), populate_existing=True)
+    return link.is_braked and link.sold_plan == move.from_code and link.applied_next_plan is None
 
 
 def _follow(change: ChangeContext, move: PriceMove, state: LocalState) -> None:
@@ -186,6 +207,13 @@ def _moved_on(move: PriceMove, now: datetime) -> datetime:
         return earliest
     latest_day = follows_new_period(_provider(move), is_lower=_is_lower(move))
     return period_end_after(move.listed_for, move.interval, earliest, latest_day=latest_day)
+
+
+def _is_past_period_end(move: PriceMove, now: datetime) -> bool:
+    if not move.at_period_end:
+        return False
+    follows = follows_new_period(_provider(move), is_lower=_is_lower(move))
+    return now >= (_start_at(move) + LATE_AFTER if follows else move.effective_at)
 
 
 def _start_at(move: PriceMove) -> datetime:

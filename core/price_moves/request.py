@@ -35,7 +35,7 @@ def checked(  # noqa: PLR0913 - what an operator types
     if not providers:
         raise InvalidChangeError("from", f"{from_code!r} is no code of {tier}: {_codes(plan)}")
     provider: Provider = plan.charged_by if plan.charged_by in providers else providers[0]
-    if not plan.has_code(provider, to_code):
+    if not plan.may_keep_code(provider, to_code):
         raise InvalidChangeError(
             "to", f"{to_code!r} is no code of {tier} at {PROVIDER_NAMES[provider]}, as {from_code!r} is: {_codes(plan)}"
         )

@@ -182,6 +182,45 @@ def test_only_an_expected_move_takes_no_place_of_the_hour(moves: PriceMoves, is_
     assert plans_at(world, org_id, moves.provider)[0] == NEW
 
 
+def test_what_the_brake_holds_can_be_withdrawn_and_a_release_then_sends_nothing(moves: PriceMoves) -> None:
+    world = moves.world
+    org_id = sold(world)
+    give_new_code(world)
+    world.payment_limit = PaymentLimit(changes=0)
+    moves.apply(moves.rows())
+    settle(moves, org_id)
+    settle(moves, org_id)
+    assert world.link(org_id, moves.provider).error_code == "plan_change_on_hold"
+    world.change(org_id, lambda change, found: payment_holds.drop(change, found, "it was wrong"))
+    world.change(org_id, lambda change, _: due.withdraw(change, org_id, SOLD[moves.provider], NEW))
+    world.change(org_id, lambda change, found: payment_holds.release(change, found, world.catalog, "it was wrong"))
+    settle(moves, org_id)
+    assert moves.move(org_id).state == "withdrawn"
+    assert plans_at(world, org_id, moves.provider) == (SOLD[moves.provider], None)
+    assert world.is_in_sync(org_id)
+
+
+def test_a_start_after_the_end_of_the_period_waits_for_the_next_one_and_says_so(moves: PriceMoves) -> None:
+    """As after an outage of all workers, once the notice has come."""
+    world = moves.world
+    org_id = sold(world)
+    give_new_code(world)
+    moves.apply(moves.rows(at_period_end=True, notice_days=10))
+    day = moves.move(org_id).effective_at
+    world.advance_time(seconds=(day - timedelta(days=9, hours=12) - world.now).total_seconds())
+    moves.sweep()
+    assert len(moves.notices(org_id)) == 1
+    world.advance_time(days=15)
+    settle(moves, org_id)
+    later = moves.move(org_id)
+    assert plans_at(world, org_id, moves.provider)[0] == SOLD[moves.provider]
+    assert (later.effective_at > day, later.effective_at > world.now) == (True, True)
+    world.advance_time(seconds=(later.effective_at - timedelta(days=9, hours=12) - world.now).total_seconds())
+    moves.sweep()
+    days = {each["effective_at"] for each in moves.notices(org_id)}
+    assert days == {day.isoformat(), later.effective_at.isoformat()}
+
+
 def test_killed_in_the_middle_of_apply_and_of_the_start_each_is_moved_once(moves: PriceMoves) -> None:
     world = moves.world
     org_ids = sorted(world.create(name) for name in ("Acme", "Globex", "Initech"))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from core.backup import backups
+from core.db.database import Database
 from core.org_manager import OrgManager
 from tests.support import console
 
@@ -30,13 +33,17 @@ def test_it_says_what_it_took(folder: Path) -> None:
 
 
 def test_it_takes_the_folder_and_the_age_that_are_given(folder: Path) -> None:
-    kept = folder / "elsewhere" / "billing-sync-20200101T000000Z.sqlite3"
-    kept.parent.mkdir()
-    kept.write_text("old")
+    database = Database(f"sqlite:///{folder / 'data' / 'billing-sync.db'}")
+    old = backups.take(database, folder / "elsewhere", datetime(2020, 1, 1, tzinfo=UTC)).path
+    database.close()
+    foreign = old.with_name("billing-sync-20200102T000000Z.sqlite3")
+    foreign.write_bytes(old.read_bytes())
+    of_another = backups.read_manifest(old).model_copy(update={"database_id": "another", "file": foreign.name})
+    backups.manifest_path(foreign).write_text(of_another.model_dump_json())
     shown = console.run(folder, "backup", "--to", "elsewhere", "--keep", "30d")
-    assert "1 organizations, schema " in shown.stdout
-    assert f"Deleted, because they are older than 30d: {kept.name}." in " ".join(shown.stdout.split())
-    assert not kept.exists()
+    assert "1 organizations, schema " in " ".join(shown.stdout.split())
+    assert f"Deleted, because they are older than 30d: {old.name}." in " ".join(shown.stdout.split())
+    assert (old.exists(), backups.manifest_path(old).exists(), foreign.exists()) == (False, False, True)
 
 
 @pytest.mark.parametrize(
