@@ -13,6 +13,7 @@ from sqlalchemy import insert, update
 from api.metrics import HttpMetrics
 from core.common.clock import utc_now
 from core.db.database import Database
+from core.db.models.backups import BackupRecord
 from core.db.models.billing_links import BillingLink
 from core.db.models.drift import DriftReportRecord
 from core.db.models.events import Event
@@ -82,6 +83,15 @@ def test_a_provider_whose_webhooks_are_refused_shows(api: Api) -> None:
     found = shown(api.database)
     refused = [value(found, "provider_webhooks_refused", provider=provider) for provider in ("lago", "stripe")]
     assert (refused, value(found, "database_read_only")) == ([1, 0], 0)
+
+
+def test_the_newest_backup_shows_its_age_and_none_shows_nothing(api: Api) -> None:
+    assert value(shown(api.database), "backup_age_seconds") is None
+    with api.database.write() as session:
+        session.add(BackupRecord(file="billing-sync-1", taken_at=utc_now() - timedelta(hours=1), size=1))
+    age = value(shown(api.database), "backup_age_seconds")
+    assert age is not None
+    assert 3600 <= age < 3700
 
 
 def test_the_last_comparison_shows_its_age_and_what_it_found_and_none_shows_nothing(api: Api) -> None:
@@ -193,11 +203,12 @@ def test_the_document_names_each_metric_and_no_other(api: Api) -> None:
     only_after_a_comparison = {
         f"billing_sync_drift_{each}" for each in ("report_age_seconds", "organizations", "findings")
     }
+    only_after_a_backup = {"billing_sync_backup_age_seconds"}
     only_on_their_own_port = {f"billing_sync_{each}" for each in ("build_info", "queue_depth")} | {
         f"billing_sync_disk_{each}_bytes" for each in ("free", "size")
     }
     unasked = {name for name in served if name.endswith("_created")}
-    assert served - unasked | only_after_a_comparison | only_on_their_own_port == named
+    assert served - unasked | only_after_a_comparison | only_after_a_backup | only_on_their_own_port == named
 
 
 @one_database

@@ -98,8 +98,8 @@ class Ending:
         assert books.payer(org_id) == (stripe.customer_id if plan.charged_by == "lago" else None)
         assert len(books.stripe_subscriptions(org_id)) == (1 if plan.charged_by == "stripe" else 0)
         (active,) = [each for each in books.lago_subscriptions(org_id) if each["status"] == "active"]
-        if story.bills_nothing_in_lago and org_id not in story.history.touched:
-            assert active["plan_code"] == plan.code("lago"), f"{org_id} is on {active['plan_code']} in Lago"
+        if story.bills_nothing_in_lago and plan.has_unpaid_plan and org_id not in story.history.touched:
+            assert plan.is_usage_code(active["plan_code"] or ""), f"{org_id} is on {active['plan_code']} in Lago"
         if plan.charged_by == "lago":
             assert plan.may_keep_code("lago", active["plan_code"]), f"{org_id} pays nothing for {active['plan_code']}"
             found = [

@@ -821,7 +821,8 @@ def test_a_setting_that_flips_to_lago_ends_nothing_until_a_person_retries(world:
     message = world.link(org_id, "stripe").error_message or ""
     assert "charged_by in plans.toml, or CHARGED_BY" in message
     assert f"{subscription} and goes on charging" in message
-    assert f"run only `billing-sync retry {org_id}`, which ends the Stripe subscription" in message
+    assert "run `billing-sync charging move --to lago --out FILE`" in message
+    assert f"or `billing-sync retry {org_id}` for this one, which ends the Stripe subscription" in message
     world.change(org_id, commands.retry)
     world.wait(5)
     world.reconcile_until_idle(org_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 from celery.app import trace
@@ -42,7 +43,7 @@ def test_periodic_tasks_are_shown_at_debug_only(level: str, task: str) -> None:
 
 
 def test_all_tasks_of_the_schedule_are_periodic_ones() -> None:
-    schedule = build(Settings(plan_every_hours=1)).conf.beat_schedule
+    schedule = build(Settings(plan_every_hours=1, backup_dir=Path("backups"))).conf.beat_schedule
     assert {entry["task"] for entry in schedule.values()} == PERIODIC_TASKS
 
 
