@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Final, Literal
 
 from sqlalchemy import select
@@ -23,7 +22,7 @@ from core.events.event_types import Cause
 from core.organizations import commands
 from core.price_moves import obstacles
 from core.price_moves.obstacles import MovedPlan
-from core.price_moves.row import PriceMoveRow, lasts_past_notice
+from core.price_moves.row import PriceMoveRow, lasts_past_notice, notice_at, start_at
 
 APPLY_BATCH_SIZE: Final = 50
 
@@ -105,6 +104,8 @@ class PriceMoveApplier:
         if row.effective_at is None or row.amount_before is None:
             return
         now = self.clock()
+        is_lower = row.amount_after < row.amount_before
+        starts_at = start_at(row.provider, row.effective_at, at_period_end=row.at_period_end, is_lower=is_lower)
         session.add(
             PriceMove(
                 org_id=row.org_id,
@@ -122,7 +123,7 @@ class PriceMoveApplier:
                 notice_days=row.notice_days,
                 is_expected=self.is_expected,
                 state="scheduled",
-                due_at=max(now, row.effective_at - timedelta(days=row.notice_days)),
+                due_at=max(now, notice_at(row.effective_at, row.notice_days, starts_at)),
                 actor=self.cause.actor,
                 created_at=now,
             )

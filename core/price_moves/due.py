@@ -30,7 +30,14 @@ from core.organizations import links as organization_links
 from core.ports.spec import PROVIDERS, Provider
 from core.price_moves import obstacles
 from core.price_moves.obstacles import MovedPlan
-from core.price_moves.row import LATE_AFTER, follows_new_period, lasts_past_notice, period_end_after, start_at
+from core.price_moves.row import (
+    LATE_AFTER,
+    follows_new_period,
+    lasts_past_notice,
+    notice_at,
+    period_end_after,
+    start_at,
+)
 from core.reconcile.payment_goals import plan_goal
 
 RETRY_AFTER: Final = timedelta(hours=1)
@@ -101,7 +108,7 @@ class DuePriceMoves:
         if _is_past_period_end(move, change.now):
             # It would come a period later than its notice said, or in the middle of one.
             move.state, move.effective_at = "scheduled", _moved_on(move, change.now)
-            move.due_at = max(change.now, move.effective_at - timedelta(days=move.notice_days))
+            move.due_at = max(change.now, notice_at(move.effective_at, move.notice_days, _start_at(move)))
             return
         session, organization, provider = change.session, state.organization, _provider(move)
         at_period_end = move.at_period_end and not follows_new_period(provider, is_lower=_is_lower(move))

@@ -44,6 +44,7 @@ def _obstacles(
         yield Obstacle(sentence=f"its plan is {organization.plan_tier}")
     if organization.pending_plan_tier is not None:
         yield Obstacle(sentence=f"its plan changes to {organization.pending_plan_tier} at the end of the period")
+    yield from _other_charges(links, moved)
     if link.sold_plan != moved.from_code:
         yield Obstacle(sentence=f"it was sold {link.sold_plan or 'nothing'} at {name}")
     if management.is_observed(organization, links.values(), installation):
@@ -59,3 +60,14 @@ def _obstacles(
         yield Obstacle(sentence=f"it is not in sync with {name} yet", is_lasting=False)
     if link.target_plan is not None:
         yield Obstacle(sentence=f"it is moved to {link.target_plan} already", is_lasting=False)
+
+
+def _other_charges(links: Mapping[Provider, BillingLink], moved: MovedPlan) -> Iterator[Obstacle]:
+    """After charged_by changed, whoever was not moved yet is charged by the other provider."""
+    charge = links["stripe"].subscription_id if moved.provider == "lago" else links["lago"].payer_id
+    if charge is not None:
+        other = PROVIDER_NAMES["stripe" if moved.provider == "lago" else "lago"]
+        yield Obstacle(
+            sentence=f"{other} charges it, so nobody pays for it at {PROVIDER_NAMES[moved.provider]}: `billing-sync "
+            f"charging move --to {moved.provider} --out FILE` lists it"
+        )

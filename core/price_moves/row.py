@@ -93,3 +93,8 @@ def start_at(provider: Provider, effective_at: datetime, *, at_period_end: bool,
     if follows_new_period(provider, is_lower=is_lower):
         return effective_at + START_AFTER_PERIOD_END
     return effective_at - START_BEFORE_PERIOD_END
+
+
+def notice_at(effective_at: datetime, notice_days: int, starts_at: datetime) -> datetime:
+    """When the notice is due: at the latest when the move starts, because it starts only after that."""
+    return min(effective_at - timedelta(days=notice_days), starts_at)

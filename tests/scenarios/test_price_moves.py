@@ -221,6 +221,31 @@ def test_a_start_after_the_end_of_the_period_waits_for_the_next_one_and_says_so(
     assert days == {day.isoformat(), later.effective_at.isoformat()}
 
 
+@pytest.mark.parametrize("amount_change", [500, -500])
+def test_without_days_of_notice_it_starts_at_the_end_of_the_period_all_the_same(
+    moves: PriceMoves, amount_change: int
+) -> None:
+    world = moves.world
+    org_id = sold(world)
+    give_new_code(world, amount_change=amount_change)
+    moves.apply(moves.rows(at_period_end=True))
+    for _ in range(36):
+        world.advance_time(days=1)
+        settle(moves, org_id)
+    assert len(moves.notices(org_id)) == 1
+    assert (moves.move(org_id).state, plans_at(world, org_id, moves.provider)) == ("done", (NEW, None))
+
+
+def test_who_is_charged_by_the_other_provider_is_not_moved(moves: PriceMoves) -> None:
+    sold(moves.world)
+    give_new_code(moves.world)
+    other: ChargingProvider = "stripe" if moves.provider == "lago" else "lago"
+    moves.world.set_charging_provider(other)
+    rows = replace(moves, provider=other).rows()
+    assert len(rows) == (1 if other == "lago" else 0), "Stripe has sold nothing while Lago charged"
+    assert all(f"charging move --to {other}" in str(row.reason) for row in rows)
+
+
 def test_killed_in_the_middle_of_apply_and_of_the_start_each_is_moved_once(moves: PriceMoves) -> None:
     world = moves.world
     org_ids = sorted(world.create(name) for name in ("Acme", "Globex", "Initech"))
