@@ -178,17 +178,17 @@ def _state_of(
         # Whatever stands in the way of one that has begun is said where its link is.
         reason = f"it stands still at {source.provider}: run `billing-sync status {organization.id}`"
         return ("moving", None) if source.state == "active" else ("left", reason)
-    lost_money = _lost_money(organization, source, rules)
+    lost_money = _lost_money(organization, its_links, rules)
     return ("left", lost_money) if lost_money is not None else _obstacle(organization, its_links, source)
 
 
-def _lost_money(organization: Organization, source: BillingLink, rules: MoveRules) -> str | None:
+def _lost_money(organization: Organization, its_links: Mapping[Provider, BillingLink], rules: MoveRules) -> str | None:
     """Why somebody would pay another price, pay twice, or pay nothing; None: nobody would."""
     plan = rules.catalog.plans[organization.plan_tier]
     if not plan.amount:
         return None
     if rules.to == "lago":
-        return _other_price(source, plan, rules)
+        return _other_price(its_links, plan, rules)
     if rules.emails_invoices and organization.billing_email is None:
         command = f"`billing-sync set {organization.id} --billing-email ADDRESS`"
         return f"Stripe mails its invoices, and it has no billing email: run {command}"
@@ -197,11 +197,18 @@ def _lost_money(organization: Organization, source: BillingLink, rules: MoveRule
             "Lago would use its credit up for an invoice that nobody pays: give the plan a lago_usage_plan_code in "
             'plans.toml and run `billing-sync plans push`, or set lago_credit_note = "refund" there'
         )
-    return _other_price(source, plan, rules)
+    return _other_price(its_links, plan, rules)
 
 
-def _other_price(source: BillingLink, plan: CatalogPlan, rules: MoveRules) -> str | None:
-    """Why it may pay another price than today's, which the new provider charges."""
+def _other_price(its_links: Mapping[Provider, BillingLink], plan: CatalogPlan, rules: MoveRules) -> str | None:
+    """Why it may pay another price than today's now, or would at the new provider."""
+    source, there = its_links[rules.source], its_links[rules.to]
+    stays_on = next((code for code in (there.target_plan, there.sold_plan) if code is not None), None)
+    if rules.to == "lago" and stays_on not in {None, plan.lago_plan_code} and not plan.is_usage_code(stays_on or ""):
+        return (
+            f"it has {stays_on} in Lago, and would pay its price: give the plan a lago_usage_plan_code, and run "
+            "`billing-sync plans use-usage-plans` while Stripe charges"
+        )
     todays_code = plan.lago_plan_code if rules.source == "lago" else plan.stripe_lookup_key
     if source.sold_plan not in {None, todays_code}:
         return (

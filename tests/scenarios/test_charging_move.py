@@ -7,11 +7,13 @@ from functools import partial
 import httpx
 import pytest
 
+from core.db.models.billing_links import BillingLink
 from core.flow_control.payment_brake import PaymentLimit
 from core.ports.spec import PROVIDERS, Provider
 from core.reconcile import charging_moves, commands
 from core.reconcile.charging_moves import MoveRules
 from tests.support.charging_moves import refunding
+from tests.support.former_codes import NEW, give_new_code
 from tests.support.sync_world import PAYMENT_PROVIDER_CODE, SyncWorld, WorkerDiedError, do_nothing, kill_worker
 
 KILLS_TO_STRIPE: list[tuple[Provider, str]] = [
@@ -231,6 +233,20 @@ def test_a_payer_that_may_be_out_is_sent_again_if_lago_charges_after_all(world: 
     world.set_charging_provider("lago")
     finish(world, org_id)
     assert payer(world, org_id) == world.link(org_id, "stripe").customer_id
+
+
+def test_who_has_a_former_code_in_lago_is_not_moved_there_at_the_price_of_that(world: SyncWorld) -> None:
+    world.set_charging_provider("stripe")
+    org_id = world.create()
+    world.reconcile_until_idle(org_id)
+    give_new_code(world)
+    with world.database.write() as session:
+        session.get_one(BillingLink, (org_id, "stripe")).sold_plan = NEW
+    world.set_charging_provider("lago")
+    with world.database.read() as session:
+        (listed,) = charging_moves.list_moves(session, MoveRules(catalog=world.catalog, to="lago"))
+    assert (listed.state, listed.amount) == ("left", 5400)
+    assert "it has professional in Lago" in str(listed.reason)
 
 
 def test_an_attempt_under_way_does_not_end_a_move_that_it_did_not_see(world: SyncWorld) -> None:
