@@ -69,8 +69,8 @@ class UnavailableError(RetryableError):
     kind = "unavailable"
 
 
-class ThrottledError(RetryableError):
-    kind = "throttled"
+class RetryLaterError(RetryableError):
+    """``retry_after``: seconds after which it is worth another try; None: a growing wait."""
 
     def __init__(
         self,
@@ -83,28 +83,18 @@ class ThrottledError(RetryableError):
         super().__init__(provider, message, code, request_id)
         self.args = (provider, message, code, request_id, retry_after)
         self.retry_after = retry_after
+
+
+class ThrottledError(RetryLaterError):
+    kind = "throttled"
 
 
 class ObjectThrottledError(ThrottledError):
     pass
 
 
-class NotYetAllowedError(RetryableError):
-    """``retry_after``: seconds after which it is worth another try; None: a growing wait."""
-
+class NotYetAllowedError(RetryLaterError):
     kind = "not_yet_allowed"
-
-    def __init__(
-        self,
-        provider: str,
-        message: str,
-        code: str | None = None,
-        request_id: str | None = None,
-        retry_after: float | None = None,
-    ) -> None:
-        super().__init__(provider, message, code, request_id)
-        self.args = (provider, message, code, request_id, retry_after)
-        self.retry_after = retry_after
 
 
 class OutcomeUnknownError(RetryableError):

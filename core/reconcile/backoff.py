@@ -14,10 +14,9 @@ from datetime import datetime, timedelta
 from core.organizations.links import SWEEP_GRACE
 from core.ports.errors import (
     MisconfiguredError,
-    NotYetAllowedError,
     ObjectThrottledError,
     RetryableError,
-    ThrottledError,
+    RetryLaterError,
 )
 from core.ports.spec import Provider
 
@@ -106,9 +105,7 @@ def retry_delay(error: RetryableError, attempts: int, jitter: Jitter = random.un
         case ObjectThrottledError():
             doubled = OBJECT_THROTTLE_BACKOFF_SECONDS * 2.0 ** min(max(attempts - 1, 0), 16)
             return min(MAX_BACKOFF_SECONDS, max(doubled, error.retry_after or 0.0))
-        case ThrottledError(retry_after=float() | int() as retry_after):
-            return min(MAX_BACKOFF_SECONDS, retry_after + jitter(0.0, 1.0))
-        case NotYetAllowedError(retry_after=float() | int() as retry_after):
+        case RetryLaterError(retry_after=float() | int() as retry_after):
             return min(MAX_BACKOFF_SECONDS, retry_after + jitter(0.0, 1.0))
         case MisconfiguredError():
             return max(MISCONFIGURED_BACKOFF_SECONDS, wait)
