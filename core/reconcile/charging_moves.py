@@ -202,8 +202,8 @@ def _lost_money(organization: Organization, its_links: Mapping[Provider, Billing
 
 def _other_price(its_links: Mapping[Provider, BillingLink], plan: CatalogPlan, rules: MoveRules) -> str | None:
     """Why it may pay another price than today's now, or would at the new provider."""
-    source, there = its_links[rules.source], its_links[rules.to]
-    stays_on = next((code for code in (there.target_plan, there.sold_plan) if code is not None), None)
+    source, new = its_links[rules.source], its_links[rules.to]
+    stays_on = next((code for code in (new.target_plan, new.sold_plan) if code is not None), None)
     if rules.to == "lago" and stays_on not in {None, plan.lago_plan_code} and not plan.is_usage_code(stays_on or ""):
         return (
             f"it has {stays_on} in Lago, and would pay its price: give the plan a lago_usage_plan_code, and run "
