@@ -203,11 +203,13 @@ def _lost_money(organization: Organization, its_links: Mapping[Provider, Billing
 def _other_price(its_links: Mapping[Provider, BillingLink], plan: CatalogPlan, rules: MoveRules) -> str | None:
     """Why it may pay another price than today's now, or would at the new provider."""
     source, new = its_links[rules.source], its_links[rules.to]
-    stays_on = next((code for code in (new.target_plan, new.sold_plan) if code is not None), None)
-    if rules.to == "lago" and stays_on not in {None, plan.lago_plan_code} and not plan.is_usage_code(stays_on or ""):
+    # Where Lago charges, nobody stays on a usage plan, so what was sold before it decides until Lago has switched.
+    codes = [code for code in (new.target_plan, new.sold_plan) if code is not None and not plan.is_usage_code(code)]
+    stays_on = next(iter(codes), None)
+    if rules.to == "lago" and stays_on not in {None, plan.lago_plan_code}:
         return (
-            f"it has {stays_on} in Lago, and would pay its price: give the plan a lago_usage_plan_code, and run "
-            "`billing-sync plans use-usage-plans` while Stripe charges"
+            f"it has {stays_on} in Lago, and would pay its price: give the plan a lago_usage_plan_code, run "
+            "`billing-sync plans use-usage-plans` while Stripe charges, and move it once Lago has switched"
         )
     todays_code = plan.lago_plan_code if rules.source == "lago" else plan.stripe_lookup_key
     if source.sold_plan not in {None, todays_code}:
